@@ -1,0 +1,12 @@
+"""Text in, arrays out; imports no JAX code of the project and starts no JAX device."""
+
+from .config import DataConfig as DataConfig
+from .prepare import prepare as prepare
+from .sources import SOURCES as SOURCES
+from .sources import Document as Document
+from .sources import Source as Source
+from .store import Corpus as Corpus
+from .store import open_corpus as open_corpus
+from .tokenizer import Tokenizer as Tokenizer
+from .windows import eval_batches as eval_batches
+from .windows import make_batches as make_batches

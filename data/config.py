@@ -1,0 +1,58 @@
+"""What the data package is asked to do."""
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """A corpus, its tokenizer, and the shape of a batch; `configs/base.py` says what each field means.
+
+    Raises:
+        ValueError: a value is out of range; it names the key and the legal values.
+    """
+
+    source: str
+    path: str
+    pattern: str
+    text_field: str
+    tfds_name: str
+    dir: str
+    valid_fraction: float
+    chunk_bytes: int
+    invalid_utf8: str
+    tokenizer: str
+    vocab_size: int
+    tokenizer_bytes: int
+    seq_len: int
+    batch_size: int
+    packing: bool
+    read_threads: int
+    prefetch: int
+
+    def __post_init__(self):
+        for field, legal in (("invalid_utf8", ("skip", "error")), ("tokenizer", ("bpe", "unigram"))):
+            if getattr(self, field) not in legal:
+                raise ValueError(
+                    f"config.data.{field}={getattr(self, field)!r} is not known; use one of {', '.join(legal)}"
+                )
+        for field, least in (
+            ("seq_len", 1),
+            ("batch_size", 1),
+            ("vocab_size", 264),  # 256 bytes, 4 special ids and a few pieces
+            ("tokenizer_bytes", 1),
+            ("chunk_bytes", 0),
+            ("read_threads", 0),
+            ("prefetch", 1),
+        ):
+            if getattr(self, field) < least:
+                raise ValueError(f"config.data.{field}={getattr(self, field)} must be at least {least}")
+        if not 0 < self.valid_fraction < 1:
+            raise ValueError(f"config.data.valid_fraction={self.valid_fraction} must be between 0 and 1")
+
+    @classmethod
+    def of(cls, config: Any) -> "DataConfig":
+        """Takes a DataConfig as it is, and makes one of a mapping with the same keys, such as `config.data`."""
+        if isinstance(config, cls):
+            return config
+        return cls(**{field.name: config[field.name] for field in dataclasses.fields(cls)})

@@ -1,0 +1,99 @@
+"""A prepared corpus on disk: what `data.prepare` writes and everything else reads.
+
+metadata.json        fingerprint, counts, hashes, versions
+tokenizer.model      SentencePiece
+documents/           the texts, a TFDS dataset in ArrayRecord
+{train,valid}.tokens       token ids of all documents, one after the other, little-endian
+{train,valid}.starts.npy   index of each document's first token, and the number of tokens at the end, int64
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .config import DataConfig
+from .tokenizer import Tokenizer
+
+FORMAT = 1  # part of the fingerprint: raised when any file changes its meaning
+SPLITS = ("train", "valid")
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """A prepared corpus.
+
+    Attributes:
+        directory: where it lies.
+        metadata: contents of metadata.json.
+    """
+
+    directory: Path
+    metadata: dict[str, Any] = dataclasses.field(repr=False)
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that made the token files."""
+        tokenizer = Tokenizer((self.directory / "tokenizer.model").read_bytes())
+        if tokenizer.sha256 != self.metadata["tokenizer_sha256"]:
+            raise ValueError(
+                f"{self.directory}/tokenizer.model has sha256 {tokenizer.sha256[:12]}, but the tokens were made with "
+                f"{self.metadata['tokenizer_sha256'][:12]}; put it back, or delete the folder to prepare anew"
+            )
+        return tokenizer
+
+    def tokens(self, split: str) -> np.ndarray:
+        """All token ids of a split as a read-only memory map."""
+        path = self.directory / f"{split}.tokens"
+        tokens = np.memmap(path, dtype=self.metadata["token_dtype"], mode="r")
+        if len(tokens) != self.metadata["splits"][split]["tokens"]:
+            raise ValueError(
+                f"{path} has {len(tokens)} tokens, but metadata.json says {self.metadata['splits'][split]['tokens']}; "
+                "delete the folder to prepare it anew"
+            )
+        return tokens
+
+    def starts(self, split: str) -> np.ndarray:
+        """Index of the first token of each document, and the total at the end, (documents + 1,) int64."""
+        return np.load(self.directory / f"{split}.starts.npy", mmap_mode="r")
+
+
+def fingerprint(config: DataConfig, identity: str) -> str:
+    """Hash of everything that the prepared files depend on."""
+    fields = (
+        "source",
+        "text_field",
+        "valid_fraction",
+        "chunk_bytes",
+        "invalid_utf8",
+        "tokenizer",
+        "vocab_size",
+        "tokenizer_bytes",
+    )
+    facts = {field: getattr(config, field) for field in fields} | {"identity": identity, "format": FORMAT}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def corpus_directory(config: DataConfig, identity: str) -> Path:
+    """Where the corpus of a config lies, or will lie."""
+    return Path(config.dir).expanduser() / f"{config.source}-{fingerprint(config, identity)[:16]}"
+
+
+def open_corpus(directory: str | Path) -> Corpus:
+    """Opens a prepared corpus.
+
+    Raises:
+        ValueError: it is not there, or of another format.
+    """
+    path = Path(directory) / "metadata.json"
+    try:
+        metadata = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ValueError(f"{directory} holds no prepared corpus: run python -m data.prepare") from error
+    if metadata["format"] != FORMAT:
+        raise ValueError(f"{path} has format {metadata['format']}, this version reads {FORMAT}: prepare it anew")
+    return Corpus(Path(directory), metadata)

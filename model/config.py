@@ -1,0 +1,121 @@
+"""The hyperparameters of the one core; a family of models is a choice of them."""
+
+import dataclasses
+import math
+
+from .layers import ACTIVATIONS, NORMS
+
+POSITIONS = ("rope", "learned")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """Shape and choices of a decoder-only Transformer.
+
+    Attributes:
+        vocab_size: real vocabulary size V; ids 0 to V-1.
+        num_layers: number of blocks L.
+        d_model: width D of the residual stream.
+        num_heads: query heads N.
+        num_kv_heads: key and value heads K; N for multi-head, 1 for multi-query attention
+            (Ainslie et al. 2023, arXiv:2305.13245).
+        head_dim: size H of a head; 0 means d_model / num_heads.
+        d_mlp: hidden width F of the MLP.
+        max_length: longest sequence; the number of learned positions.
+        activation: a key of `model.layers.ACTIVATIONS`; "swiglu" and "geglu" are gated.
+        norm: "rmsnorm" or "layernorm".
+        norm_eps: added to the variance (or mean square) under the root.
+        position: "rope" (Su et al. 2021, arXiv:2104.09864) or "learned".
+        rope_theta: base of the rotary wavelengths.
+        use_bias: biases on every projection, and on LayerNorm.
+        tie_embeddings: the output head is the transposed embedding table.
+        qk_norm: RMS-normalise queries and keys per head (Dehghani et al. 2023, arXiv:2302.05442).
+        attention_soft_cap: c * tanh(logits / c) on attention logits; 0 is off.
+        logit_soft_cap: the same on the vocabulary logits; 0 is off.
+        window: a query sees this many positions, itself included; 0 means all before it.
+        dropout: rate on the embedding and on each block's two outputs.
+        init_std: standard deviation of the embedding table; projections use 1 / sqrt(fan_in), those that
+            write to the residual stream divided further by sqrt(2 * num_layers) (GPT-2).
+        vocab_multiple: the vocabulary is padded up to a multiple of this; padded logits are masked.
+        dtype: compute dtype of matmuls and activations; parameters, norms and softmax stay float32.
+
+    Raises:
+        ValueError: a value is out of range, or two do not fit; it names the config keys and legal values.
+    """
+
+    vocab_size: int
+    num_layers: int
+    d_model: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    d_mlp: int
+    max_length: int
+    activation: str
+    norm: str
+    norm_eps: float
+    position: str
+    rope_theta: float
+    use_bias: bool
+    tie_embeddings: bool
+    qk_norm: bool
+    attention_soft_cap: float
+    logit_soft_cap: float
+    window: int
+    dropout: float
+    init_std: float
+    vocab_multiple: int
+    dtype: str
+
+    def __post_init__(self):
+        for field, legal in (
+            ("activation", tuple(ACTIVATIONS)),
+            ("norm", NORMS),
+            ("position", POSITIONS),
+            ("dtype", DTYPES),
+        ):
+            if getattr(self, field) not in legal:
+                raise ValueError(
+                    f"config.model.{field}={getattr(self, field)!r} is not known; use one of {', '.join(legal)}"
+                )
+        for field in ("num_layers", "d_model", "num_heads", "num_kv_heads", "d_mlp", "vocab_multiple"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"config.model.{field}={getattr(self, field)} must be at least 1")
+        for field in ("head_dim", "window", "attention_soft_cap", "logit_soft_cap"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"config.model.{field}={getattr(self, field)} must be 0 (off) or more")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"config.model.dropout={self.dropout} must be at least 0 and below 1")
+        if self.num_heads % self.num_kv_heads:
+            legal = [k for k in range(1, self.num_heads + 1) if self.num_heads % k == 0]
+            raise ValueError(
+                f"config.model.num_heads={self.num_heads} is not divisible by "
+                f"config.model.num_kv_heads={self.num_kv_heads}; use one of {legal} for num_kv_heads"
+            )
+        if not self.head_dim and self.d_model % self.num_heads:
+            raise ValueError(
+                f"config.model.d_model={self.d_model} is not divisible by config.model.num_heads="
+                f"{self.num_heads}; use d_model={math.ceil(self.d_model / self.num_heads) * self.num_heads} "
+                "or set config.model.head_dim"
+            )
+        if self.position == "rope" and self.size_of_head % 2:
+            raise ValueError(
+                f"config.model.head_dim={self.size_of_head} must be even for config.model.position='rope'; "
+                f"use {self.size_of_head + 1}"
+            )
+
+    @property
+    def size_of_head(self) -> int:
+        """Size H of one head."""
+        return self.head_dim or self.d_model // self.num_heads
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the embedding table: `vocab_size` rounded up to `vocab_multiple`."""
+        return math.ceil(self.vocab_size / self.vocab_multiple) * self.vocab_multiple
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether the MLP multiplies its activation by a second, linear projection."""
+        return ACTIVATIONS[self.activation].gated

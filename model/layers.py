@@ -1,0 +1,127 @@
+"""Parameter-free mathematics of the layers, and the one way a parameter is declared.
+
+Letters: B batch, T length, N heads, H head dim, D model. A `...` stands for any leading dims.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+NORMS = ("rmsnorm", "layernorm")
+
+
+class Activation(NamedTuple):
+    """An MLP non-linearity; a gated one multiplies its output by a second projection."""
+
+    fn: Callable[[Array], Array]
+    gated: bool
+
+
+def _gelu(x: Array) -> Array:
+    return jax.nn.gelu(x, approximate=True)
+
+
+ACTIVATIONS = {
+    "relu": Activation(jax.nn.relu, gated=False),
+    "gelu": Activation(_gelu, gated=False),
+    "squared_relu": Activation(lambda x: jnp.square(jax.nn.relu(x)), gated=False),  # So et al. 2021
+    "swiglu": Activation(jax.nn.silu, gated=True),  # Shazeer 2020, arXiv:2002.05202
+    "geglu": Activation(_gelu, gated=True),
+}
+
+
+def weight(
+    module: nn.Module,
+    name: str,
+    shape: tuple[int, ...],
+    axes: tuple[str, ...],
+    init: nn.initializers.Initializer,
+) -> Array:
+    """Declares a float32 parameter with the logical axes of its dims.
+
+    Args:
+        module: the Linen module that holds it.
+        name: its name in the tree.
+        shape: its shape.
+        axes: a logical axis name for each dim, which `parallel` maps to mesh axes.
+        init: maps (key, shape, dtype) to values.
+
+    Returns:
+        The parameter, float32.
+    """
+    assert len(shape) == len(axes), f"{name}: shape {shape} and axes {axes} differ in length"
+    value: Any = module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
+    return value  # Linen unboxes it
+
+
+def rms_norm(x: Array, scale: Array | None = None, *, eps: float) -> Array:
+    """RMSNorm: x / sqrt(mean(x^2) + eps) * scale over the last dim, in float32 (Zhang and Sennrich 2019, eq. 4).
+
+    Args:
+        x: (..., D), any float dtype.
+        scale: (D,) or None.
+        eps: added to the mean square.
+
+    Returns:
+        (..., D) in x's dtype.
+    """
+    y = x.astype(jnp.float32)
+    y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps)
+    return (y if scale is None else y * scale).astype(x.dtype)
+
+
+def layer_norm(x: Array, scale: Array, bias: Array | None = None, *, eps: float) -> Array:
+    """LayerNorm: (x - mean) / sqrt(var + eps) * scale + bias over the last dim, in float32 (Ba et al. 2016).
+
+    The variance is the mean of the centred squares, not E[x^2] - E[x]^2, which cancels.
+
+    Args:
+        x: (..., D), any float dtype.
+        scale: (D,).
+        bias: (D,) or None.
+        eps: added to the variance.
+
+    Returns:
+        (..., D) in x's dtype.
+    """
+    y = x.astype(jnp.float32)
+    y = y - jnp.mean(y, axis=-1, keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps) * scale
+    return (y if bias is None else y + bias).astype(x.dtype)
+
+
+def rope(x_BTNH: Array, positions_BT: Array, *, theta: float) -> Array:
+    """Rotates pairs (x[i], x[i + H/2]) by position * theta^(-2i/H) (Su et al. 2021, eq. 34; GPT-NeoX pairing).
+
+    Args:
+        x_BTNH: queries or keys.
+        positions_BT: integer positions.
+        theta: base of the wavelengths.
+
+    Returns:
+        The rotated array, same shape and dtype; angles and products in float32.
+    """
+    half = x_BTNH.shape[-1] // 2
+    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angles = positions_BT[:, :, None, None].astype(jnp.float32) * frequencies
+    sin, cos = jnp.sin(angles), jnp.cos(angles)
+    first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
+    rotated = jnp.concatenate((first * cos - second * sin, second * cos + first * sin), axis=-1)
+    return rotated.astype(x_BTNH.dtype)
+
+
+def soft_cap(x: Array, cap: float) -> Array:
+    """Bounds x smoothly to (-cap, cap) by cap * tanh(x / cap); 0 leaves it as it is (Gemma 2, arXiv:2408.00118)."""
+    return cap * jnp.tanh(x / cap) if cap else x
+
+
+def dropout(x: Array, rate: float, key: Array | None) -> Array:
+    """Zeroes each element with probability `rate` and scales the rest by 1 / (1 - rate); None as key is off."""
+    if key is None or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))

@@ -1,0 +1,324 @@
+"""The decoder-only Transformer: parameter holders in Linen around the functions of this package.
+
+Letters: B batch, T query length, S cache slots, N heads, K kv heads, H head dim, D model, F mlp, V vocab, L layers.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+from flax.core import meta
+from jax import Array
+from jax.ad_checkpoint import checkpoint_name
+
+from .attention import MASKED, attention
+from .config import TransformerConfig
+from .layers import ACTIVATIONS, dropout, layer_norm, rms_norm, rope, soft_cap, weight
+from .stack import scan_layers
+
+ACTIVATION_AXES = ("batch", "length", "act_embed")
+
+
+class LayerCache(NamedTuple):
+    """One layer's part of a `KVCache`."""
+
+    k_BSKH: Array
+    v_BSKH: Array
+    length: Array
+
+
+class KVCache(struct.PyTreeNode):
+    """Keys and values of the tokens seen so far; slots are filled in order of arrival, the same for all rows.
+
+    Attributes:
+        k_LBSKH: keys, in the compute dtype.
+        v_LBSKH: values, in the compute dtype.
+        positions_BS: position of each slot's token.
+        segment_ids_BS: document of each slot's token; 0 marks an empty slot or padding.
+        length: scalar, the number of slots in use.
+    """
+
+    k_LBSKH: Array
+    v_LBSKH: Array
+    positions_BS: Array
+    segment_ids_BS: Array
+    length: Array
+
+
+def init_cache(config: TransformerConfig, batch_size: int, num_slots: int) -> KVCache:
+    """An empty cache for `batch_size` rows of up to `num_slots` tokens."""
+    shape = (config.num_layers, batch_size, num_slots, config.num_kv_heads, config.size_of_head)
+    return KVCache(
+        k_LBSKH=jnp.zeros(shape, config.dtype),
+        v_LBSKH=jnp.zeros(shape, config.dtype),
+        positions_BS=jnp.zeros((batch_size, num_slots), jnp.int32),
+        segment_ids_BS=jnp.zeros((batch_size, num_slots), jnp.int32),
+        length=jnp.zeros((), jnp.int32),
+    )
+
+
+def _projection(*fan_in_dims: int, num_residual_writes: int = 1) -> nn.initializers.Initializer:
+    """Normal with standard deviation 1 / sqrt(fan_in * num_residual_writes)."""
+    fan_in = 1
+    for dim in fan_in_dims:
+        fan_in *= dim
+    return nn.initializers.normal((fan_in * num_residual_writes) ** -0.5)
+
+
+class Norm(nn.Module):
+    """RMSNorm or LayerNorm over the last dim, with float32 parameters."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Normalises (..., D)."""
+        c, shape = self.config, x.shape[-1:]
+        scale = weight(self, "scale", shape, ("norm",), nn.initializers.ones)
+        if c.norm == "rmsnorm":
+            return rms_norm(x, scale, eps=c.norm_eps)
+        bias = weight(self, "bias", shape, ("norm",), nn.initializers.zeros) if c.use_bias else None
+        return layer_norm(x, scale, bias, eps=c.norm_eps)
+
+
+class Attention(nn.Module):
+    """Self-attention with grouped heads."""
+
+    config: TransformerConfig
+    attention_fn: Callable[..., Array]
+
+    @nn.compact
+    def __call__(
+        self, x_BTD: Array, where: dict[str, Array], cache: LayerCache | None
+    ) -> tuple[Array, LayerCache | None]:
+        """Attends over the sequence itself, or over the cache once the new keys and values are in it.
+
+        Args:
+            x_BTD: normalised activations.
+            where: positions and segments of queries and keys, as `attention` takes them.
+            cache: what earlier tokens left, or None.
+
+        Returns:
+            (B, T, D), and the layer's new cache or None.
+        """
+        c = self.config
+        D, N, K, H = c.d_model, c.num_heads, c.num_kv_heads, c.size_of_head
+
+        def project(name: str, heads: int, axis: str) -> Array:
+            w_DNH = weight(self, f"w_{name}", (D, heads, H), ("embed", axis, "head_dim"), _projection(D))
+            y_BTNH = jnp.einsum("BTD,DNH->BTNH", x_BTD, w_DNH.astype(c.dtype))
+            if c.use_bias:
+                bias = weight(self, f"b_{name}", (heads, H), (axis, "head_dim"), nn.initializers.zeros)
+                y_BTNH = y_BTNH + bias.astype(c.dtype)
+            return nn.with_logical_constraint(y_BTNH, ("batch", "length", axis, "head_dim"))
+
+        q_BTNH, k_BTKH, v_BTKH = (
+            project("q", N, "heads"),
+            project("k", K, "kv_heads"),
+            project("v", K, "kv_heads"),
+        )
+        if c.qk_norm:
+            q_BTNH = rms_norm(q_BTNH, weight(self, "q_norm", (H,), ("norm",), nn.initializers.ones), eps=c.norm_eps)
+            k_BTKH = rms_norm(k_BTKH, weight(self, "k_norm", (H,), ("norm",), nn.initializers.ones), eps=c.norm_eps)
+        if c.position == "rope":
+            q_BTNH = rope(q_BTNH, where["q_positions_BT"], theta=c.rope_theta)
+            k_BTKH = rope(k_BTKH, where["q_positions_BT"], theta=c.rope_theta)
+        q_BTNH, k_BTKH, v_BTKH = (checkpoint_name(y, "qkv") for y in (q_BTNH, k_BTKH, v_BTKH))
+        if cache is not None:
+            k_BTKH = jax.lax.dynamic_update_slice_in_dim(cache.k_BSKH, k_BTKH, cache.length, axis=1)
+            v_BTKH = jax.lax.dynamic_update_slice_in_dim(cache.v_BSKH, v_BTKH, cache.length, axis=1)
+            cache = LayerCache(k_BTKH, v_BTKH, cache.length)
+        y_BTNH = self.attention_fn(q_BTNH, k_BTKH, v_BTKH, window=c.window, soft_cap=c.attention_soft_cap, **where)
+        y_BTNH = checkpoint_name(y_BTNH, "attention_out")
+        init = _projection(N, H, num_residual_writes=2 * c.num_layers)
+        w_NHD = weight(self, "w_out", (N, H, D), ("heads", "head_dim", "embed"), init)
+        y_BTD = jnp.einsum("BTNH,NHD->BTD", y_BTNH, w_NHD.astype(c.dtype))
+        if c.use_bias:
+            y_BTD = y_BTD + weight(self, "b_out", (D,), ("norm",), nn.initializers.zeros).astype(c.dtype)
+        return y_BTD, cache
+
+
+class MLP(nn.Module):
+    """Two projections around a non-linearity, or three where it is gated."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x_BTD: Array) -> Array:
+        """Maps (B, T, D) to (B, T, D)."""
+        c = self.config
+        D, F = c.d_model, c.d_mlp
+
+        def project(name: str) -> Array:
+            y_BTF = x_BTD @ weight(self, f"w_{name}", (D, F), ("embed", "mlp"), _projection(D)).astype(c.dtype)
+            if c.use_bias:
+                y_BTF = y_BTF + weight(self, f"b_{name}", (F,), ("mlp",), nn.initializers.zeros).astype(c.dtype)
+            return nn.with_logical_constraint(y_BTF, ("batch", "length", "mlp"))
+
+        y_BTF = ACTIVATIONS[c.activation].fn(project("gate" if c.is_gated else "in"))
+        if c.is_gated:
+            y_BTF = y_BTF * project("in")
+        y_BTF = checkpoint_name(y_BTF, "mlp_hidden")
+        init = _projection(F, num_residual_writes=2 * c.num_layers)
+        y_BTD = y_BTF @ weight(self, "w_out", (F, D), ("mlp", "embed"), init).astype(c.dtype)
+        if c.use_bias:
+            y_BTD = y_BTD + weight(self, "b_out", (D,), ("norm",), nn.initializers.zeros).astype(c.dtype)
+        return y_BTD
+
+
+class Block(nn.Module):
+    """One pre-norm layer: x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    config: TransformerConfig
+    attention_fn: Callable[..., Array]
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BTD: Array,
+        where: dict[str, Array],
+        cache: LayerCache | None = None,
+        dropout_key: Array | None = None,
+    ) -> tuple[Array, LayerCache | None]:
+        """Maps (B, T, D) to (B, T, D); also returns the layer's new cache or None."""
+        c = self.config
+        keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
+        attend = Attention(c, self.attention_fn, name="attention")
+        y_BTD, cache = attend(Norm(c, name="attention_norm")(x_BTD), where, cache)
+        x_BTD = nn.with_logical_constraint(x_BTD + dropout(y_BTD, c.dropout, keys[0]), ACTIVATION_AXES)
+        y_BTD = MLP(c, name="mlp")(Norm(c, name="mlp_norm")(x_BTD))
+        return nn.with_logical_constraint(x_BTD + dropout(y_BTD, c.dropout, keys[1]), ACTIVATION_AXES), cache
+
+
+class Transformer(nn.Module):
+    """Tokens to logits.
+
+    Attributes:
+        config: the hyperparameters.
+        attention_fn: called as `model.attention.attention` is.
+        stack_fn: the way through the layers; see `model.stack`.
+
+    Example:
+        logits_BTV = model.apply({"params": params}, tokens_BT)
+    """
+
+    config: TransformerConfig
+    attention_fn: Callable[..., Array] = attention
+    stack_fn: Callable[..., tuple[Array, Any]] = scan_layers
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens_BT: Array,
+        *,
+        positions_BT: Array | None = None,
+        segment_ids_BT: Array | None = None,
+        cache: KVCache | None = None,
+        dropout_key: Array | None = None,
+    ):
+        """Computes the logits of the next token at each position.
+
+        Args:
+            tokens_BT: ids in [0, vocab_size).
+            positions_BT: position of each token in its document; None counts from 0 along the row.
+            segment_ids_BT: document of each token, 0 for padding; None makes each row one document.
+            cache: earlier tokens to attend to as well; the new ones are appended.
+            dropout_key: turns dropout on.
+
+        Returns:
+            Logits (B, T, padded vocabulary) in float32, the padded ones masked to a large negative number;
+            with a cache, the pair (logits, new cache).
+        """
+        c = self.config
+        if positions_BT is None:
+            positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
+        if segment_ids_BT is None:
+            segment_ids_BT = jnp.ones_like(tokens_BT)
+        # One key for the embedding and one for each layer: no two layers share a mask.
+        keys = None if dropout_key is None else jax.random.split(dropout_key, c.num_layers + 1)
+
+        table_VD = weight(
+            self,
+            "embedding",
+            (c.padded_vocab_size, c.d_model),
+            ("vocab", "embed"),
+            nn.initializers.normal(c.init_std),
+        )
+        # Gathered before it is indexed: from a table sharded both ways XLA would rematerialize the whole output.
+        x_BTD = nn.with_logical_constraint(table_VD, (None, None)).astype(c.dtype)[tokens_BT]
+        if c.position == "learned":
+            init = nn.initializers.normal(c.init_std)
+            table_TD = weight(self, "positions", (c.max_length, c.d_model), ("length_table", "embed"), init)
+            x_BTD = x_BTD + nn.with_logical_constraint(table_TD, (None, None)).astype(c.dtype)[positions_BT]
+        x_BTD = nn.with_logical_constraint(x_BTD, ACTIVATION_AXES)
+        x_BTD = dropout(x_BTD, c.dropout, None if keys is None else keys[0])
+
+        x_BTD, cache = self._layers(x_BTD, positions_BT, segment_ids_BT, cache, None if keys is None else keys[1:])
+
+        x_BTD = Norm(c, name="final_norm")(x_BTD)
+        if not c.tie_embeddings:
+            shape = (c.padded_vocab_size, c.d_model)
+            table_VD = weight(self, "head", shape, ("vocab", "embed"), _projection(c.d_model))
+        logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, table_VD.astype(c.dtype), preferred_element_type=jnp.float32)
+        logits_BTV = soft_cap(logits_BTV, c.logit_soft_cap)
+        if c.padded_vocab_size != c.vocab_size:
+            logits_BTV = jnp.where(jnp.arange(c.padded_vocab_size) < c.vocab_size, logits_BTV, MASKED)
+        logits_BTV = nn.with_logical_constraint(logits_BTV, ("batch", "length", "vocab"))
+        return logits_BTV if cache is None else (logits_BTV, cache)
+
+    def _layers(
+        self,
+        x_BTD: Array,
+        positions_BT: Array,
+        segment_ids_BT: Array,
+        cache: KVCache | None,
+        keys: Array | None,
+    ) -> tuple[Array, KVCache | None]:
+        """Runs the stack; its parameters are those of one Block, each with a leading layer dim."""
+        where = {
+            "q_positions_BT": positions_BT,
+            "q_segment_ids_BT": segment_ids_BT,
+            "kv_positions_BS": positions_BT,
+            "kv_segment_ids_BS": segment_ids_BT,
+        }
+        if cache is not None:
+            for name, filled, new in (
+                ("kv_positions_BS", cache.positions_BS, positions_BT),
+                ("kv_segment_ids_BS", cache.segment_ids_BS, segment_ids_BT),
+            ):
+                where[name] = jax.lax.dynamic_update_slice_in_dim(filled, new, cache.length, axis=1)
+        block = Block(self.config, self.attention_fn, parent=None)
+
+        def init_layers(key: Array) -> Any:
+            # The shape of the activations does not matter to the parameters: one token is enough.
+            x = jnp.zeros((1, 1, self.config.d_model), self.config.dtype)
+            one = {name: jnp.zeros((1, 1), jnp.int32) for name in where}
+            keys = jax.random.split(key, self.config.num_layers)
+            params = jax.vmap(lambda key: block.init(key, x, one)["params"])(keys)
+            return jax.tree.map(
+                lambda box: box.add_axis(0, {nn.PARTITION_NAME: "layers"}),
+                params,
+                is_leaf=lambda leaf: isinstance(leaf, meta.AxisMetadata),
+            )
+
+        def layer(params: Any, x_BTD: Array, per_layer: Any) -> tuple[Array, Any]:
+            layer_cache, key = per_layer
+            x_BTD, layer_cache = block.apply({"params": params}, x_BTD, where, layer_cache, key)
+            return x_BTD, layer_cache
+
+        layers = self.param("layers", init_layers)
+        if cache is None:
+            return self.stack_fn(layer, layers, x_BTD, (None, keys))[0], None
+        lengths = jnp.broadcast_to(cache.length, (self.config.num_layers,))
+        caches = LayerCache(cache.k_LBSKH, cache.v_LBSKH, lengths)
+        x_BTD, caches = self.stack_fn(layer, layers, x_BTD, (caches, keys))
+        return x_BTD, KVCache(
+            k_LBSKH=caches.k_BSKH,
+            v_LBSKH=caches.v_BSKH,
+            positions_BS=where["kv_positions_BS"],
+            segment_ids_BS=where["kv_segment_ids_BS"],
+            length=cache.length + positions_BT.shape[1],
+        )

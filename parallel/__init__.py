@@ -1,0 +1,15 @@
+"""Where arrays live and how devices talk."""
+
+from .mesh import AXES as AXES
+from .mesh import MeshConfig as MeshConfig
+from .mesh import check_platform as check_platform
+from .mesh import make_mesh as make_mesh
+from .sharding import BATCH_AXES as BATCH_AXES
+from .sharding import RULES as RULES
+from .sharding import batch_sharding as batch_sharding
+from .sharding import local_rows as local_rows
+from .sharding import make_rules as make_rules
+from .sharding import on_mesh as on_mesh
+from .sharding import shard_batch as shard_batch
+from .sharding import to_host as to_host
+from .sharding import tree_shardings as tree_shardings

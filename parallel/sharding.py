@@ -1,0 +1,161 @@
+"""The one table from logical axes to mesh axes, and the shardings that follow from it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from .mesh import AXES
+
+Rules = tuple[tuple[str, tuple[str, ...]], ...]
+
+# Mesh axes that the rows of a batch are divided over; "expert" devices hold different rows outside the experts.
+BATCH_AXES = ("data", "fsdp", "expert")
+
+# Logical axis -> mesh axes. Names of parameters' dims first, then of activations' dims.
+RULES: dict[str, Rules] = {
+    "default": (
+        ("layers", ("stage",)),
+        ("embed", ("fsdp",)),
+        ("vocab", ("tensor",)),
+        ("heads", ("tensor",)),
+        ("kv_heads", ("tensor",)),
+        ("head_dim", ()),
+        ("mlp", ("tensor",)),
+        ("norm", ()),
+        ("length_table", ()),
+        ("batch", BATCH_AXES),
+        ("length", ("context",)),
+        ("act_embed", ()),
+    ),
+}
+
+
+def make_rules(preset: str = "default", replaced: str = "") -> Rules:
+    """Looks up a preset and replaces single rules in it.
+
+    Args:
+        preset: a key of `RULES`.
+        replaced: rules such as "embed=,vocab=fsdp+tensor": a logical axis, and the mesh axes it is divided over.
+
+    Returns:
+        Pairs of logical axis and mesh axes.
+
+    Raises:
+        ValueError: an unknown preset, logical axis or mesh axis.
+    """
+    if preset not in RULES:
+        raise ValueError(f"config.mesh.rules={preset!r} is not known; use one of {', '.join(RULES)}")
+    rules = dict(RULES[preset])
+    for rule in filter(None, (part.strip() for part in replaced.split(","))):
+        logical, _, axes = (part.strip() for part in rule.partition("="))
+        if logical not in rules:
+            raise ValueError(
+                f"config.mesh.replaced_rules: {logical!r} is no logical axis; use one of {', '.join(rules)}"
+            )
+        rules[logical] = tuple(filter(None, axes.split("+")))
+        unknown = [axis for axis in rules[logical] if axis not in AXES]
+        if unknown:
+            raise ValueError(f"config.mesh.replaced_rules: {unknown[0]!r} is no mesh axis; use one of {AXES}")
+    return tuple(rules.items())
+
+
+def tree_shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
+    """The sharding of each leaf of a tree whose parameters carry logical axes.
+
+    Args:
+        tree: arrays or ShapeDtypeStructs, boxed with their logical axes as Linen's `init` returns them;
+            leaves without axes are replicated.
+        mesh: the mesh.
+        rules: as `make_rules` returns them.
+
+    Returns:
+        The unboxed tree with a NamedSharding for each leaf.
+
+    Raises:
+        ValueError: a dim is not divisible by the mesh axes it is divided over.
+    """
+    specs = nn.get_partition_spec(tree)
+    shardings = nn.logical_to_mesh_sharding(specs, mesh, rules)  # pyright: ignore[reportArgumentType]
+
+    def check(path: Any, leaf: Any, sharding: NamedSharding, spec: PartitionSpec) -> NamedSharding:
+        for dim, (size, axes, logical) in enumerate(zip(leaf.shape, sharding.spec, spec, strict=False)):
+            axes = () if axes is None else (axes,) if isinstance(axes, str) else axes
+            parts = int(np.prod([mesh.shape[axis] for axis in axes]))
+            if size % parts:
+                keys = ", ".join(f"config.mesh.{axis}={mesh.shape[axis]}" for axis in axes)
+                legal = [n for n in range(1, parts + 1) if size % n == 0]
+                raise ValueError(
+                    f"{jax.tree_util.keystr(path)} has {size} in dim {dim} ({logical!r}), which {keys} does not "
+                    f"divide; use a product of axes in {legal}"
+                )
+        return sharding
+
+    return jax.tree_util.tree_map_with_path(check, nn.unbox(tree), shardings, specs)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The sharding of batch arrays (B, T): rows over `BATCH_AXES`, the length over "context"."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES, "context"))
+
+
+def local_rows(mesh: Mesh, batch_size: int) -> slice:
+    """The rows of the global batch that this process must supply.
+
+    Raises:
+        ValueError: the batch is not divisible over the mesh.
+    """
+    parts = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+    if batch_size % parts:
+        raise ValueError(
+            f"config.data.batch_size={batch_size} is not divisible by the {parts} shards of the batch "
+            f"({', '.join(f'config.mesh.{a}={mesh.shape[a]}' for a in BATCH_AXES)}); "
+            f"use {max(1, round(batch_size / parts)) * parts}"
+        )
+    sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    held: set[int] = set()
+    for index in sharding.addressable_devices_indices_map((batch_size,)).values():
+        assert index is not None
+        held.update(range(*index[0].indices(batch_size)))
+    assert len(held) == max(held) - min(held) + 1, f"rows of one process are not contiguous: {sorted(held)}"
+    return slice(min(held), max(held) + 1)
+
+
+def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
+    """Places a batch on the mesh.
+
+    Args:
+        batch: arrays (rows of this process, T); in one process, all rows of the global batch.
+        mesh: the mesh.
+
+    Returns:
+        Global arrays (B, T).
+    """
+    sharding = batch_sharding(mesh)
+    return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
+
+
+def on_mesh(fn: Callable[..., Any], mesh: Mesh, rules: Rules) -> Callable[..., Any]:
+    """Calls `fn`, which may be jitted, where the model's logical axes mean axes of this mesh."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with jax.set_mesh(mesh), nn.logical_axis_rules(rules):  # pyright: ignore[reportArgumentType]
+            return fn(*args, **kwargs)
+
+    return call
+
+
+def to_host(tree: Any) -> Any:
+    """Fetches replicated or fully addressable arrays as NumPy, on any number of processes."""
+
+    def fetch(leaf: Array) -> np.ndarray:
+        if leaf.is_fully_addressable:
+            return np.asarray(leaf)
+        assert leaf.is_fully_replicated, f"{leaf.shape} is sharded over processes: reduce or replicate it first"
+        return np.asarray(leaf.addressable_data(0))
+
+    return jax.tree.map(fetch, tree)

@@ -1,0 +1,64 @@
+"""Saving and restoring the state: the one module that knows Orbax."""
+
+import logging
+from typing import Any, TypeVar, cast
+
+import orbax.checkpoint as ocp
+from etils import epath
+
+Tree = TypeVar("Tree")
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates; what matters is raised
+
+
+class Checkpoints:
+    """The checkpoints of a run, under WORKDIR/checkpoints/STEP.
+
+    A checkpoint is written in the background under a temporary name and renamed when it is whole, so whatever kills
+    the process leaves the ones before it untouched.
+
+    Args:
+        workdir: the run's directory.
+        keep: how many of the newest are kept.
+        keep_every: those at multiples of this are kept for good; 0 is none.
+        read_only: only restore.
+    """
+
+    def __init__(self, workdir: epath.Path, *, keep: int = 1, keep_every: int = 0, read_only: bool = False):
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=None if read_only else keep,
+            keep_period=keep_every or None,
+            read_only=read_only,
+            create=not read_only,
+            cleanup_tmp_directories=not read_only,
+        )
+        self._manager = ocp.CheckpointManager(epath.Path(workdir) / "checkpoints", options=options)
+
+    def latest_step(self) -> int | None:
+        """The newest whole checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Any) -> None:
+        """Starts saving and returns once the state may be overwritten; an earlier save is waited for."""
+        self._manager.save(step, args=ocp.args.StandardSave(state))
+
+    def restore(self, step: int, abstract: Tree) -> Tree:
+        """Reads a checkpoint.
+
+        Args:
+            step: which one.
+            abstract: ShapeDtypeStructs with shardings for the mesh at hand, whatever mesh it was saved from.
+
+        Returns:
+            The tree with arrays placed as asked.
+        """
+        restored: Any = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        return cast(Tree, restored)
+
+    def wait(self) -> None:
+        """Waits until what was saved is on disk; raises the error of a save that failed."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, and ends the background threads."""
+        self._manager.close()

@@ -1,0 +1,119 @@
+"""From the config to the parts: here it ends, and frozen dataclasses and plain arguments begin."""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+from jax.sharding import Mesh
+
+from data import DataConfig
+from model import REMAT_POLICIES, Transformer, TransformerConfig, scan_layers
+from parallel import BATCH_AXES, local_rows, make_rules
+from parallel.sharding import Rules
+
+from .objective import make_objective
+from .optimizer import make_optimizer
+
+
+def make_model(config: Any) -> Transformer:
+    """The model of a config.
+
+    Raises:
+        ValueError: a value is not legal, or two do not fit.
+    """
+    c = config.model
+    if c.remat not in REMAT_POLICIES:
+        raise ValueError(f"config.model.remat={c.remat!r} is not known; use one of {', '.join(REMAT_POLICIES)}")
+    if not 1 <= c.scan_unroll <= c.num_layers:
+        raise ValueError(f"config.model.scan_unroll={c.scan_unroll} must be from 1 to num_layers={c.num_layers}")
+    from_elsewhere = {"vocab_size": config.data.vocab_size, "max_length": config.data.seq_len}
+    names = [field.name for field in dataclasses.fields(TransformerConfig)]
+    return Transformer(
+        TransformerConfig(**{name: from_elsewhere[name] if name in from_elsewhere else c[name] for name in names}),
+        stack_fn=functools.partial(scan_layers, remat=c.remat, unroll=c.scan_unroll),
+    )
+
+
+def rules_of(config: Any) -> Rules:
+    """The rules table of a config."""
+    return make_rules(config.mesh.rules, config.mesh.replaced_rules)
+
+
+def num_microbatches(config: Any, mesh: Mesh) -> int:
+    """Passes of a step: each device takes `config.train.microbatch_rows` rows of its share at a time.
+
+    Raises:
+        ValueError: the rows do not divide a device's share.
+    """
+    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    share = config.data.batch_size // shards
+    rows = config.train.microbatch_rows or share
+    if rows < 0 or share % rows:
+        legal = [n for n in range(1, share + 1) if share % n == 0]
+        raise ValueError(
+            f"config.train.microbatch_rows={rows} does not divide the {share} rows that each of {shards} shards of "
+            f"config.data.batch_size={config.data.batch_size} has; use one of {legal}"
+        )
+    return share // rows
+
+
+def preflight(config: Any, mesh: Mesh) -> None:
+    """Checks all that can be known to fail before anything is compiled or written.
+
+    Raises:
+        ValueError: it names the keys, the values and a legal choice.
+    """
+    c = make_model(config).config
+    DataConfig.of(config.data)
+    rules_of(config)
+    local_rows(mesh, config.data.batch_size)
+    num_microbatches(config, mesh)
+    make_objective(config)
+    make_optimizer(config)
+    tensor = mesh.shape["tensor"]
+    for field in ("num_heads", "num_kv_heads", "d_mlp"):
+        if getattr(c, field) % tensor:
+            legal = [n for n in range(1, tensor + 1) if getattr(c, field) % n == 0]
+            raise ValueError(
+                f"config.model.{field}={getattr(c, field)} is not divisible by config.mesh.tensor={tensor}; "
+                f"use tensor in {legal}, or a multiple of {tensor}"
+            )
+    if c.padded_vocab_size % tensor:
+        raise ValueError(
+            f"config.model.vocab_multiple={c.vocab_multiple} pads the vocabulary to {c.padded_vocab_size}, not "
+            f"divisible by config.mesh.tensor={tensor}; use vocab_multiple={math.lcm(c.vocab_multiple, tensor)}"
+        )
+    if c.d_model % mesh.shape["fsdp"]:
+        fsdp = mesh.shape["fsdp"]
+        raise ValueError(
+            f"config.model.d_model={c.d_model} is not divisible by config.mesh.fsdp={fsdp}; "
+            f"use d_model={math.ceil(c.d_model / fsdp) * fsdp}, or fsdp in "
+            f"{[n for n in range(1, fsdp + 1) if c.d_model % n == 0]}"
+        )
+    for field in ("steps", "log_every", "keep_checkpoints", "checkpoint_every"):
+        if config.train[field] < 1:
+            raise ValueError(f"config.train.{field}={config.train[field]} must be at least 1")
+    for field in ("eval_every", "eval_batches", "keep_every"):
+        if config.train[field] < 0:
+            raise ValueError(f"config.train.{field}={config.train[field]} must be 0 or more")
+    check_sampling(config)
+
+
+def check_sampling(config: Any) -> None:
+    """Checks the section `config.sample`.
+
+    Raises:
+        ValueError: it names the key, the value and a legal choice.
+    """
+    s, c = config.sample, config.model
+    if s.max_tokens < 1 or s.top_k < 0 or s.temperature < 0 or not 0 < s.top_p <= 1:
+        raise ValueError(
+            f"config.sample: max_tokens={s.max_tokens} must be at least 1, temperature={s.temperature} and "
+            f"top_k={s.top_k} 0 or more, and top_p={s.top_p} above 0 and at most 1"
+        )
+    if c.position == "learned" and s.prompts and s.max_tokens >= config.data.seq_len:
+        raise ValueError(
+            f"config.sample.max_tokens={s.max_tokens} and a prompt do not fit the config.data.seq_len="
+            f"{config.data.seq_len} learned positions; use fewer tokens, or config.model.position='rope'"
+        )

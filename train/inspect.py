@@ -1,0 +1,58 @@
+"""What a run holds, as JSON: `python -m train.inspect --workdir runs/tiny`."""
+
+import hashlib
+import json
+import sys
+from typing import Any
+
+import jax
+from etils import epath
+
+from data.command_line import read_command_line, run_main
+from parallel import MeshConfig, make_mesh, to_host
+
+from .optimizer import parameter_name
+from .restore import restore_state
+
+
+def tree_sha256(tree: Any) -> str:
+    """Hash of the names, dtypes, shapes and bytes of all leaves; it does not depend on how they are sharded."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(to_host(tree)):
+        digest.update(f"{parameter_name(path)} {leaf.dtype} {leaf.shape}\n".encode())
+        digest.update(leaf.tobytes())
+    return digest.hexdigest()
+
+
+def describe(config: Any, workdir: epath.Path) -> dict[str, Any]:
+    """Step, tree, hashes, data position and config of the newest checkpoint, read onto one device."""
+    mesh = make_mesh(MeshConfig(data=1, allow_idle=True))
+    state = restore_state(config, workdir, mesh)
+    step = int(state.step)
+
+    def tree(part: Any) -> dict[str, str]:
+        leaves = jax.tree_util.tree_leaves_with_path(part)
+        return {parameter_name(path): f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]" for path, leaf in leaves}
+
+    return {
+        "step": step,
+        "data_position": {"seed": config.seed, "next_example": step * config.data.batch_size},
+        "params_sha256": tree_sha256(state.params),
+        "opt_state_sha256": tree_sha256(state.opt_state),
+        "num_params": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        "params": tree(state.params),
+        "opt_state": tree(state.opt_state),
+        "config": config.to_dict(),
+    }
+
+
+def main(argv: list[str]) -> None:
+    """The command."""
+    options = {"workdir": (None, "the run's directory")}
+    arguments = read_command_line(argv, "train.inspect", __doc__ or "", options=options, config_from_workdir=True)
+    json.dump(describe(arguments.config, epath.Path(arguments.flags["workdir"])), sys.stdout, indent=2)
+    print()
+
+
+if __name__ == "__main__":
+    run_main(main)

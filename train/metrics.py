@@ -1,0 +1,159 @@
+"""What a run reports: metrics.jsonl, TensorBoard events, a progress bar, and throughput beside the hardware's peak.
+
+A line of metrics.jsonl is either of a training step ("loss" and so on) or of an evaluation ("valid_loss" and so on);
+both have "step", the number of updates made.
+"""
+
+import json
+import sys
+import time
+from collections import deque
+from typing import Any, Self
+
+import tensorboardX
+import tqdm
+from etils import epath
+from jax import Array
+
+from parallel import to_host
+
+# Peak dense bfloat16 FLOP/s of one device, by the start of its kind as JAX names it (vendors' data sheets).
+PEAK_FLOPS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """The peak of a device kind, None where it is not known; the longest name that fits counts."""
+    fitting = [kind for kind in PEAK_FLOPS if device_kind.startswith(kind)]
+    return PEAK_FLOPS[max(fitting, key=len)] if fitting else None
+
+
+class Recorder:
+    """Writes metrics; fetches those of a training step only when the next is due, so that dispatch never waits.
+
+    Args:
+        workdir: the run's directory.
+        start: the step that training continues from; what was recorded after it is dropped, to be recorded again.
+        num_steps: steps of the whole run, for the progress bar.
+        tokens_per_step: tokens in a global batch, padding included.
+        flops_per_step: floating-point operations of a step, all devices together.
+        peak: FLOP/s of all devices together, None if not known.
+        writes: whether this process writes files and shows the bar; one of them does.
+    """
+
+    def __init__(
+        self,
+        workdir: epath.Path,
+        *,
+        start: int,
+        num_steps: int,
+        tokens_per_step: int,
+        flops_per_step: float,
+        peak: float | None,
+        writes: bool,
+    ):
+        self._path = workdir / "metrics.jsonl"
+        self._tokens, self._flops, self._peak = tokens_per_step, flops_per_step, peak
+        self._pending: deque[tuple[int, dict[str, Array], dict[str, float]]] = deque()
+        self._lines = [line for line in _read_lines(self._path) if json.loads(line)["step"] <= start]
+        self._writer = None
+        self._bar = tqdm.tqdm(total=num_steps, initial=start, unit="step", disable=not writes, file=sys.stderr)
+        if writes:
+            self._path.write_text("".join(self._lines))
+            self._writer = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        self._reset_clock()
+
+    def _reset_clock(self) -> None:
+        self._since, self._steps, self._data_wait, self._stall = time.perf_counter(), 0, 0.0, 0.0
+
+    def count_step(self, *, data_wait: float) -> None:
+        """Notes a step and the seconds that it waited for its batch."""
+        self._steps += 1
+        self._data_wait += data_wait
+        self._bar.update()
+
+    def count_stall(self, seconds: float) -> None:
+        """Notes seconds that a checkpoint held the loop up."""
+        self._stall += seconds
+
+    def skip_time(self, seconds: float) -> None:
+        """Keeps time that was not spent on training, such as an evaluation, out of the throughput."""
+        self._since += seconds
+
+    def train(self, step: int, metrics: dict[str, Array]) -> None:
+        """Records a step's metrics, and writes those that were recorded before."""
+        seconds = time.perf_counter() - self._since
+        step_time = seconds / max(1, self._steps)
+        timing = {
+            "step_time": step_time,
+            "tokens_per_second": self._tokens / step_time,
+            "data_wait": self._data_wait / max(1, self._steps),
+            "checkpoint_stall": self._stall,
+        }
+        if self._peak:
+            timing["mfu"] = self._flops / step_time / self._peak
+        self._reset_clock()
+        self.flush()
+        self._pending.append((step, metrics, timing))
+
+    def flush(self) -> None:
+        """Fetches and writes what is pending."""
+        while self._pending:
+            step, metrics, timing = self._pending.popleft()
+            values = {name: float(value) for name, value in to_host(metrics).items()} | timing
+            self._write(step, values)
+            self._bar.set_postfix_str(
+                f"loss {values['loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s", refresh=False
+            )
+
+    def evaluation(self, step: int, values: dict[str, float]) -> None:
+        """Records an evaluation on the validation split."""
+        self.flush()
+        self._write(step, {f"valid_{name}": value for name, value in values.items()})
+
+    def message(self, line: str) -> None:
+        """Prints a line without disturbing the bar."""
+        if not self._bar.disable:
+            tqdm.tqdm.write(line, file=sys.stderr)
+
+    def _write(self, step: int, values: dict[str, Any]) -> None:
+        if self._writer is None:
+            return
+        line = json.dumps({"step": step} | values) + "\n"
+        self._lines.append(line)
+        if "://" in str(self._path):  # object stores cannot append
+            self._path.write_text("".join(self._lines))
+        else:
+            with self._path.open("a") as file:
+                file.write(line)
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if exception[0] is None:
+            self.flush()
+        self._bar.close()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _read_lines(path: epath.Path) -> list[str]:
+    """Whole lines of the file; a kill may have left half a line at its end."""
+    if not path.exists():
+        return []
+    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def read_metrics(workdir: str | epath.Path) -> list[dict[str, Any]]:
+    """The records of a run's metrics.jsonl."""
+    return [json.loads(line) for line in _read_lines(epath.Path(workdir) / "metrics.jsonl")]

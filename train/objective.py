@@ -1,0 +1,88 @@
+"""Objectives: pure functions from a batch to sums of losses and weights; a new one is a row in OBJECTIVES.
+
+They return sums, not means: the step divides once, by the weight of the whole global batch, so the result is the same
+however the batch is split over devices and microbatches.
+
+Letters: B batch, T length, V vocab.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+# (apply_fn, params, batch, dropout key or None) -> (sum of losses, sum of weights, sums of metrics)
+Objective = Callable[
+    [Callable[..., Any], Any, Mapping[str, Array], Array | None], tuple[Array, Array, dict[str, Array]]
+]
+
+
+def cross_entropy(logits_BTV: Array, targets_BT: Array) -> tuple[Array, Array]:
+    """Negative log-likelihood of the targets, in nats.
+
+    Args:
+        logits_BTV: any float dtype.
+        targets_BT: ids in [0, V).
+
+    Returns:
+        (B, T) float32 losses, and log Z, the logarithm of the softmax's denominator.
+    """
+    logits_BTV = logits_BTV.astype(jnp.float32)
+    log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
+    # A comparison instead of a gather: it fuses, and stays local where the vocabulary is sharded.
+    is_target_BTV = jnp.arange(logits_BTV.shape[-1]) == targets_BT[..., None]
+    return log_z_BT - jnp.sum(jnp.where(is_target_BTV, logits_BTV, 0.0), axis=-1), log_z_BT
+
+
+def causal_lm(
+    apply_fn: Callable[..., Any],
+    params: Any,
+    batch: Mapping[str, Array],
+    key: Array | None,
+    *,
+    z_loss: float,
+) -> tuple[Array, Array, dict[str, Array]]:
+    """Next-token prediction.
+
+    Args:
+        apply_fn: the model's `apply`.
+        params: its parameters.
+        batch: "inputs", "targets", "weights", "segment_ids" and "positions", each (B, T).
+        key: for dropout; None turns it off.
+        z_loss: weight of log(Z)^2 (Chowdhery et al. 2022, section 5).
+
+    Returns:
+        Sum of the losses, sum of the weights, and {"nll": sum of the negative log-likelihoods in nats}.
+    """
+    logits_BTV = apply_fn(
+        {"params": params},
+        batch["inputs"],
+        positions_BT=batch["positions"],
+        segment_ids_BT=batch["segment_ids"],
+        dropout_key=key,
+    )
+    nll_BT, log_z_BT = cross_entropy(logits_BTV, batch["targets"])
+    weights_BT = batch["weights"].astype(jnp.float32)
+    nll = jnp.sum(nll_BT * weights_BT)
+    loss = nll + z_loss * jnp.sum(jnp.square(log_z_BT) * weights_BT) if z_loss else nll
+    return loss, jnp.sum(weights_BT), {"nll": nll}
+
+
+OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
+    "causal_lm": lambda config: functools.partial(causal_lm, z_loss=config.train.z_loss),
+}
+
+
+def make_objective(config: Any) -> Objective:
+    """The objective of a config.
+
+    Raises:
+        ValueError: an unknown one.
+    """
+    name = config.train.objective
+    if name not in OBJECTIVES:
+        raise ValueError(f"config.train.objective={name!r} is not known; use one of {', '.join(OBJECTIVES)}")
+    return OBJECTIVES[name](config)

@@ -1,0 +1,101 @@
+"""Optimizers: one function each, and its row in OPTIMIZERS. All are sharded as the parameters are."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from optax.contrib import MuonDimensionNumbers, muon
+
+from .schedule import make_schedule
+
+Params = Any
+
+
+def parameter_name(path: tuple[Any, ...]) -> str:
+    """The name of a parameter from its path in the tree, such as "layers/attention/w_q"."""
+    return "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
+
+
+def _decayed(config: Any) -> Callable[[Params], Params]:
+    """Marks the parameters that weight decay applies to. Names decide: the rank of a stacked norm is a matrix's."""
+    pattern = re.compile(config.optimizer.no_decay) if config.optimizer.no_decay else None
+
+    def mark(params: Params) -> Params:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: pattern is None or not pattern.search(parameter_name(path)), params
+        )
+
+    return mark
+
+
+def _adamw(config: Any) -> optax.GradientTransformation:
+    o = config.optimizer
+    return optax.adamw(
+        make_schedule(config, o.learning_rate),
+        b1=o.b1,
+        b2=o.b2,
+        eps=o.eps,
+        weight_decay=o.weight_decay,
+        mask=_decayed(config),
+    )
+
+
+# The dims of each hidden matrix that its input runs over and its output has; the leading layer dim is a batch.
+_HIDDEN_MATRICES = {
+    r"layers/attention/w_[qkv]$": MuonDimensionNumbers((1,), (2, 3)),
+    r"layers/attention/w_out$": MuonDimensionNumbers((1, 2), (3,)),
+    r"layers/mlp/w_(in|gate|out)$": MuonDimensionNumbers((1,), (2,)),
+}
+
+
+def _muon(config: Any) -> optax.GradientTransformation:
+    """Muon for the hidden matrices, AdamW for the rest (Jordan et al. 2024; Liu et al. 2025, arXiv:2502.16982)."""
+    o = config.optimizer
+
+    def dimensions(params: Params) -> Params:
+        def of(path: tuple[Any, ...], _: Any) -> MuonDimensionNumbers | None:
+            found = [dims for pattern, dims in _HIDDEN_MATRICES.items() if re.search(pattern, parameter_name(path))]
+            return found[0] if found else None
+
+        return jax.tree_util.tree_map_with_path(of, params)
+
+    return muon(
+        make_schedule(config, o.muon_learning_rate),
+        eps=o.eps,
+        weight_decay=o.weight_decay,
+        weight_decay_mask=_decayed(config),
+        adam_b1=o.b1,
+        adam_b2=o.b2,
+        adam_learning_rate=make_schedule(config, o.learning_rate),
+        muon_weight_dimension_numbers=dimensions,
+    )
+
+
+OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
+    "adamw": _adamw,
+    "muon": _muon,
+}
+
+
+def make_optimizer(config: Any) -> optax.GradientTransformation:
+    """The optimizer of a config, with clipping by global norm in front.
+
+    Raises:
+        ValueError: an unknown optimizer or schedule, or a value out of range.
+    """
+    o = config.optimizer
+    if o.name not in OPTIMIZERS:
+        raise ValueError(f"config.optimizer.name={o.name!r} is not known; use one of {', '.join(OPTIMIZERS)}")
+    for field in ("learning_rate", "muon_learning_rate", "eps"):
+        if o[field] <= 0:
+            raise ValueError(f"config.optimizer.{field}={o[field]} must be above 0")
+    for field in ("b1", "b2"):
+        if not 0 <= o[field] < 1:
+            raise ValueError(f"config.optimizer.{field}={o[field]} must be at least 0 and below 1")
+    for field in ("weight_decay", "clip_norm", "final_fraction"):
+        if o[field] < 0:
+            raise ValueError(f"config.optimizer.{field}={o[field]} must be 0 or more")
+    optimizer = OPTIMIZERS[o.name](config)
+    return optax.chain(optax.clip_by_global_norm(o.clip_norm), optimizer) if o.clip_norm else optimizer

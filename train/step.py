@@ -1,0 +1,90 @@
+"""The train step: a pure function from (state, batch) to (state, metrics)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.sharding import Mesh
+
+from parallel import on_mesh
+
+from .compose import make_model, num_microbatches, rules_of
+from .objective import make_objective
+from .optimizer import make_optimizer
+from .schedule import make_schedule
+from .state import TrainState, abstract_state
+
+Step = Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Array]]]
+
+
+def make_train_step(config: Any, mesh: Mesh, *, on_trace: Callable[[], None] = lambda: None) -> Step:
+    """Builds the jit-compiled step of a config; it takes over the memory of the state it is given.
+
+    Loss and gradients are sums over the global batch divided once by the sum of its weights, so microbatches and
+    devices do not change them.
+
+    Args:
+        config: the whole config.
+        mesh: the mesh that the state lives on.
+        on_trace: called each time that JAX traces the step.
+
+    Returns:
+        A function (state, batch) -> (state, metrics). Metrics are scalars: "loss", "nll" (nats per token), "grad_norm"
+        (before clipping), "learning_rate" and "weight" (targets that counted).
+    """
+    model, optimizer, objective = make_model(config), make_optimizer(config), make_objective(config)
+    schedule = make_schedule(config, config.optimizer.learning_rate)
+    count = num_microbatches(config, mesh)
+    has_dropout, seed = config.model.dropout > 0, config.seed
+
+    def loss_fn(
+        params: Any, batch: dict[str, Array], key: Array | None
+    ) -> tuple[Array, tuple[Array, dict[str, Array]]]:
+        with jax.numpy_dtype_promotion("strict"):  # no hidden casts; Optax, outside, has some
+            loss, weight, sums = objective(model.apply, params, batch, key)
+        return loss, (weight, sums)
+
+    def train_step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, dict[str, Array]]:
+        on_trace()
+        key = jax.random.fold_in(jax.random.key(seed), state.step) if has_dropout else None
+        (loss, (weight, sums)), grads = _accumulate(
+            jax.value_and_grad(loss_fn, has_aux=True), state.params, batch, key, count
+        )
+        denominator = jnp.maximum(weight, 1.0)
+        grads = jax.tree.map(lambda grad: grad / denominator, grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        metrics = {
+            "loss": loss / denominator,
+            **{name: total / denominator for name, total in sums.items()},
+            "grad_norm": optax.tree.norm(grads),
+            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+            "weight": weight,
+        }
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
+
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
+    jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
+    return on_mesh(jitted, mesh, rules_of(config))
+
+
+def _accumulate(
+    grad_fn: Callable[..., Any], params: Any, batch: dict[str, Array], key: Array | None, count: int
+) -> Any:
+    """Sums what `grad_fn` returns over `count` microbatches."""
+    if count == 1:
+        return grad_fn(params, batch, key)
+    # Rows i, i + count, ... make microbatch i: each device finds its part among the rows it has.
+    batches = jax.tree.map(lambda x: x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1), batch)
+
+    def body(sums: Any, microbatch: Any) -> tuple[Any, None]:
+        i, batch = microbatch
+        result = grad_fn(params, batch, None if key is None else jax.random.fold_in(key, i))
+        return jax.tree.map(jnp.add, sums, result), None
+
+    first = jax.tree.map(lambda x: x[0], batches)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(grad_fn, params, first, key))
+    return jax.lax.scan(body, zeros, (jnp.arange(count), batches))[0]
