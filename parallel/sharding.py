@@ -1,5 +1,6 @@
 """The one table from logical axes to mesh axes, and the shardings that follow from it."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -140,8 +141,12 @@ def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array]
 
 
 def on_mesh(fn: Callable[..., Any], mesh: Mesh, rules: Rules) -> Callable[..., Any]:
-    """Calls `fn`, which may be jitted, where the model's logical axes mean axes of this mesh."""
+    """Calls `fn`, which may be jitted, where the model's logical axes mean axes of this mesh.
 
+    `fn` itself stays at hand as `__wrapped__`.
+    """
+
+    @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
         with jax.set_mesh(mesh), nn.logical_axis_rules(rules):  # pyright: ignore[reportArgumentType]
             return fn(*args, **kwargs)

@@ -4,7 +4,6 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +11,7 @@ from etils import epath
 from jax import Array
 from jax.sharding import Mesh
 
-from data import Corpus, make_batches, prepare
+from data import Corpus, DataConfig, Windows, make_batches, prepare
 from model import count_params, forward_flops
 from parallel import check_platform, local_rows, make_mesh, shard_batch
 
@@ -72,16 +71,16 @@ def fit(config: Any, workdir: str | os.PathLike[str]) -> Result:
     checkpoint_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(target))
     check_space(workdir, checkpoint_bytes)
     corpus = prepare(config.data, log=log)
-    _check_vocabulary(config, corpus)
-    batches_from = _batches(config, mesh)
-    write_run(workdir, config, corpus)
+    check_corpus(config, corpus)
+    if writes:
+        write_run(workdir, config, corpus)
 
     checkpoints = Checkpoints(workdir, keep=config.train.keep_checkpoints, keep_every=config.train.keep_every)
     try:
         start = checkpoints.latest_step() or 0
         state = checkpoints.restore(start, target) if start else init_state(config, mesh)
         log(_describe(config, mesh, corpus, start))
-        return _train(config, mesh, state, start, batches_from(start), checkpoints, workdir, corpus, writes)
+        return _train(config, mesh, state, start, checkpoints, workdir, corpus, writes)
     finally:
         checkpoints.close()
 
@@ -91,7 +90,6 @@ def _train(
     mesh: Mesh,
     state: TrainState,
     start: int,
-    batches: Iterator[Any],
     checkpoints: Checkpoints,
     workdir: epath.Path,
     corpus: Corpus,
@@ -112,6 +110,8 @@ def _train(
         peak=peak and peak * mesh.size,
         writes=writes,
     )
+    rows = local_rows(mesh, config.data.batch_size)
+    batches = make_batches(config.data, seed=config.seed, start=start, rows=rows)
     in_flight: deque[Array] = deque()
     step = start
     with Interrupt() as interrupt, recorder:
@@ -127,15 +127,16 @@ def _train(
                 in_flight.popleft().block_until_ready()
             if step % t.log_every == 0:
                 recorder.train(step, metrics)
-            if step % t.checkpoint_every == 0 or step == t.steps or interrupt.signum:
-                saving = time.perf_counter()
-                checkpoints.save(step, state)
-                recorder.count_stall(time.perf_counter() - saving)
-            if t.eval_every and step % t.eval_every == 0 and step < t.steps and not interrupt.signum:
+            if t.eval_every and step % t.eval_every == 0 and step < t.steps:
                 evaluating = time.perf_counter()
                 values = evaluate(config, state.params, mesh, limit=t.eval_batches, eval_step=eval_step)
                 recorder.evaluation(step, values)
                 recorder.skip_time(time.perf_counter() - evaluating)
+            if step % t.checkpoint_every == 0 or step == t.steps or interrupt.signum:
+                recorder.flush()  # what a restart from this checkpoint will not record again
+                saving = time.perf_counter()
+                checkpoints.save(step, state)
+                recorder.count_stall(time.perf_counter() - saving)
         checkpoints.wait()
         if interrupt.signum:
             recorder.message(f"Saved step {step} in {workdir}; the same command continues")
@@ -147,19 +148,19 @@ def _train(
     return Result(step, 0, len(traces), values)
 
 
-def _batches(config: Any, mesh: Mesh) -> Callable[[int], Iterator[Any]]:
-    """A function from a step to the batches from there on; a corpus that does not suit the config fails here."""
-    rows = local_rows(mesh, config.data.batch_size)
-    next(make_batches(config.data, seed=config.seed, rows=slice(rows.start, rows.start + 1)))
-    return lambda start: make_batches(config.data, seed=config.seed, start=start, rows=rows)
+def check_corpus(config: Any, corpus: Corpus) -> None:
+    """Checks that the corpus suits the config.
 
-
-def _check_vocabulary(config: Any, corpus: Corpus) -> None:
+    Raises:
+        ValueError: a split is shorter than a window, or the vocabulary is too small for the tokenizer.
+    """
     if corpus.tokenizer.vocab_size > config.data.vocab_size:
         raise ValueError(
             f"config.data.vocab_size={config.data.vocab_size}, but the tokenizer in {corpus.directory} has "
             f"{corpus.tokenizer.vocab_size} ids; use at least that"
         )
+    for split in ("train", "valid"):
+        Windows(corpus, split, DataConfig.of(config.data))
 
 
 def _set_compile_cache(directory: str) -> None:

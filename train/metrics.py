@@ -62,7 +62,7 @@ class Recorder:
         self._path = workdir / "metrics.jsonl"
         self._tokens, self._flops, self._peak = tokens_per_step, flops_per_step, peak
         self._pending: deque[tuple[int, dict[str, Array], dict[str, float]]] = deque()
-        self._lines = [line for line in _read_lines(self._path) if json.loads(line)["step"] <= start]
+        self._lines = [line for line in _read_lines(self._path) if _stays(json.loads(line), start, num_steps)]
         self._writer = None
         self._bar = tqdm.tqdm(total=num_steps, initial=start, unit="step", disable=not writes, file=sys.stderr)
         if writes:
@@ -145,6 +145,12 @@ class Recorder:
         self._bar.close()
         if self._writer is not None:
             self._writer.close()
+
+
+def _stays(record: dict[str, Any], start: int, num_steps: int) -> bool:
+    """Whether a record is not made again by a run that continues from `start`."""
+    is_last_evaluation = start == num_steps and "valid_loss" in record
+    return record["step"] < start or (record["step"] == start and not is_last_evaluation)
 
 
 def _read_lines(path: epath.Path) -> list[str]:

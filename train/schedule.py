@@ -25,7 +25,8 @@ def _cosine(peak: float, final: float, num_steps: int, decay_steps: int, warmup:
 
 def _inverse_sqrt(peak: float, final: float, num_steps: int, decay_steps: int, warmup: int) -> optax.Schedule:
     # Vaswani et al. 2017, section 5.3, scaled so that it starts at the peak.
-    return lambda step: peak * jnp.sqrt(max(1, warmup) / (max(1, warmup) + step))
+    offset = max(1, warmup)
+    return lambda step: peak * jnp.sqrt(offset / (offset + jnp.maximum(0, step)))
 
 
 def _wsd(peak: float, final: float, num_steps: int, decay_steps: int, warmup: int) -> optax.Schedule:

@@ -110,4 +110,4 @@ def _replace(path: epath.Path, content: bytes) -> None:
     """Writes a file at once or not at all."""
     temporary = path.parent / f".{path.name}.tmp"
     temporary.write_bytes(content)
-    temporary.rename(path)
+    temporary.replace(path)

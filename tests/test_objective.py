@@ -1,0 +1,72 @@
+"""Losses against NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from train.objective import causal_lm, cross_entropy, make_objective
+
+RNG = np.random.default_rng(0)
+LOGITS = RNG.normal(size=(2, 3, 5)) * 4
+TARGETS = np.array([[0, 4, 2], [1, 1, 3]])
+WEIGHTS = np.array([[1, 0, 1], [1, 1, 0]])
+
+
+def reference_nll() -> tuple[np.ndarray, np.ndarray]:
+    log_z = np.log(np.exp(LOGITS).sum(-1))
+    return log_z - np.take_along_axis(LOGITS, TARGETS[..., None], -1)[..., 0], log_z
+
+
+def batch() -> dict[str, jax.Array]:
+    ints = {"inputs": TARGETS, "targets": TARGETS, "positions": TARGETS, "segment_ids": TARGETS}
+    return {name: jnp.asarray(array, jnp.int32) for name, array in ints.items()} | {
+        "weights": jnp.asarray(WEIGHTS, jnp.float32)
+    }
+
+
+def apply_fn(variables, tokens, **kwargs) -> jax.Array:
+    return jnp.asarray(LOGITS, jnp.float32) + variables["params"]
+
+
+def test_cross_entropy_and_log_z_equal_numpy():
+    nll, log_z = cross_entropy(jnp.asarray(LOGITS, jnp.float32), jnp.asarray(TARGETS, jnp.int32))
+    expected_nll, expected_log_z = reference_nll()
+    np.testing.assert_allclose(nll, expected_nll, rtol=1e-5)
+    np.testing.assert_allclose(log_z, expected_log_z, rtol=1e-5)
+
+
+def test_cross_entropy_computes_in_float32_and_survives_large_logits():
+    nll, _ = cross_entropy(jnp.array([[[300.0, 0.0]]], jnp.bfloat16), jnp.array([[1]], jnp.int32))
+    assert nll.dtype == jnp.float32
+    assert float(nll[0, 0]) == 300.0
+
+
+def test_gradient_is_softmax_minus_one_hot():
+    grad = jax.grad(lambda x: cross_entropy(x, jnp.asarray(TARGETS, jnp.int32))[0].sum())(
+        jnp.asarray(LOGITS, jnp.float32)
+    )
+    softmax = np.exp(LOGITS) / np.exp(LOGITS).sum(-1, keepdims=True)
+    np.testing.assert_allclose(grad, softmax - np.eye(5)[TARGETS], atol=1e-6)
+
+
+def test_causal_lm_sums_over_weighted_targets():
+    loss, weight, sums = causal_lm(apply_fn, jnp.zeros(()), batch(), None, z_loss=0.0)
+    expected = (reference_nll()[0] * WEIGHTS).sum()
+    assert float(weight) == 4.0
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    assert float(sums["nll"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_z_loss_adds_the_squared_log_z_to_the_loss_alone():
+    loss, _, sums = causal_lm(apply_fn, jnp.zeros(()), batch(), None, z_loss=0.5)
+    nll, log_z = reference_nll()
+    assert float(loss) == pytest.approx(((nll + 0.5 * log_z**2) * WEIGHTS).sum(), rel=1e-5)
+    assert float(sums["nll"]) == pytest.approx((nll * WEIGHTS).sum(), rel=1e-5)
+
+
+def test_unknown_objective_names_the_known(config: ConfigDict):
+    config.train.objective = "casual_lm"
+    with pytest.raises(ValueError, match=r"config\.train\.objective='casual_lm' is not known; use one of causal_lm"):
+        make_objective(config)
