@@ -4,11 +4,11 @@ Everything is written under a temporary name and renamed at the end, so a killed
 and processes that prepare the same corpus at once do not disturb one another.
 """
 
-import contextlib
+import functools
 import gzip
 import hashlib
 import importlib.metadata
-import io
+import itertools
 import json
 import lzma
 import math
@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from .command_line import read_command_line, run_main
 from .config import DataConfig
@@ -80,19 +79,18 @@ def prepare(config: Any, *, log: Callable[[str], None] = lambda line: print(line
 
 def _write(config: DataConfig, source: Source, work: Path, log: Callable[[str], None]) -> dict[str, Any]:
     """Writes every file but metadata.json, and returns what belongs there."""
+    from .documents import write_documents
+
     dropped: LeftOut = defaultdict(list)
-    records = _write_documents(config, source, work / "documents", dropped)
+
+    def documents(split: str) -> Iterator[tuple[str, str]]:
+        dropped.clear()  # each split reads the whole source
+        return ((name, text) for belongs, name, text in _clean(config, source, dropped) if belongs == split)
+
+    _check_splits(config, documents)
+    records = write_documents(work / "documents", {split: functools.partial(documents, split) for split in SPLITS})
     for reason, names in dropped.items():
         log(f"Left out {len(names)} documents ({reason}): {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}")
-    for split in SPLITS:
-        if len(records[split]) == 0:
-            total = sum(map(len, records.values()))
-            if total == 0:
-                raise ValueError(f"the corpus of config.data.source={config.source!r} is empty: it has no text at all")
-            raise ValueError(
-                f"config.data.valid_fraction={config.valid_fraction} leaves none of {total} documents for {split}; "
-                "change it, or use config.data.chunk_bytes=10000 to cut long documents in pieces"
-            )
     log("Training the tokenizer")
     tokenizer = train_tokenizer(
         _sample(records["train"], config.tokenizer_bytes), kind=config.tokenizer, vocab_size=config.vocab_size
@@ -115,6 +113,18 @@ def _write(config: DataConfig, source: Source, work: Path, log: Callable[[str], 
         "compressed_bits_per_byte": _baselines(records["valid"], splits["valid"]["bytes"]),
         "versions": {name: importlib.metadata.version(name) for name in ("sentencepiece", "tensorflow-datasets")},
     }
+
+
+def _check_splits(config: DataConfig, documents: Callable[[str], Iterator[tuple[str, str]]]) -> None:
+    counts = {split: sum(1 for _ in itertools.islice(documents(split), 1)) for split in SPLITS}
+    if not any(counts.values()):
+        raise ValueError(f"the corpus of config.data.source={config.source!r} is empty: it has no text at all")
+    for split, count in counts.items():
+        if count == 0:
+            raise ValueError(
+                f"config.data.valid_fraction={config.valid_fraction} leaves no document for {split}; change it, or use "
+                "config.data.chunk_bytes=10000 to cut long documents in pieces"
+            )
 
 
 def _clean(config: DataConfig, source: Source, dropped: LeftOut) -> Iterator[tuple[str, str, str]]:
@@ -154,37 +164,6 @@ def _chunks(document: Document, size: int) -> Iterator[Document]:
                 end -= 1
         yield Document(f"{name}@{start}", content[start:end])
         start = end
-
-
-def _write_documents(config: DataConfig, source: Source, directory: Path, dropped: LeftOut) -> dict[str, Any]:
-    """Writes the texts as a TFDS dataset and opens it; what is left out is counted in `dropped`."""
-    import tensorflow_datasets as tfds
-    from absl import logging
-
-    logging.set_verbosity(logging.WARNING)
-    tfds.disable_progress_bar()
-
-    class Documents(tfds.core.GeneratorBasedBuilder):
-        VERSION = tfds.core.Version("1.0.0")
-        pkg_dir_path = epath.Path(__file__).parent
-
-        def _info(self) -> tfds.core.DatasetInfo:
-            features = {"name": tfds.features.Text(), "text": tfds.features.Text()}
-            return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features), disable_shuffling=True)
-
-        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-            return {split: self._generate_examples(split) for split in SPLITS}
-
-        def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, str]]]:
-            dropped.clear()  # each split reads the whole source
-            for i, (belongs, name, text) in enumerate(_clean(config, source, dropped)):
-                if belongs == split:
-                    yield i, {"name": name, "text": text}
-
-    builder: Any = Documents(data_dir=str(directory), file_format="array_record")
-    with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloading, which is not what happens
-        builder.download_and_prepare(file_format="array_record")
-    return {split: builder.as_data_source(split=split) for split in SPLITS}
 
 
 def _texts(records: Any) -> Iterator[str]:

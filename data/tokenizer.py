@@ -120,8 +120,9 @@ def train_tokenizer(texts: Iterable[str], *, kind: str, vocab_size: int) -> Toke
             minloglevel=2,
         )
     except (RuntimeError, OSError) as error:
+        remedy = "larger" if "Increase vocab_size" in str(error) else "smaller"
         raise ValueError(
-            f"config.data.vocab_size={vocab_size} cannot be trained on this corpus: {error}; use a smaller one"
+            f"config.data.vocab_size={vocab_size} cannot be trained on this corpus; use a {remedy} one ({error})"
         ) from error
     return Tokenizer(output.getvalue())
 

@@ -69,8 +69,6 @@ def preflight(config: Any, mesh: Mesh) -> None:
     rules_of(config)
     local_rows(mesh, config.data.batch_size)
     num_microbatches(config, mesh)
-    make_objective(config)
-    make_optimizer(config)
     tensor = mesh.shape["tensor"]
     for field in ("num_heads", "num_kv_heads", "d_mlp"):
         if getattr(c, field) % tensor:
@@ -91,12 +89,14 @@ def preflight(config: Any, mesh: Mesh) -> None:
             f"use d_model={math.ceil(c.d_model / fsdp) * fsdp}, or fsdp in "
             f"{[n for n in range(1, fsdp + 1) if c.d_model % n == 0]}"
         )
+    make_objective(config)
     for field in ("steps", "log_every", "keep_checkpoints", "checkpoint_every"):
         if config.train[field] < 1:
             raise ValueError(f"config.train.{field}={config.train[field]} must be at least 1")
     for field in ("eval_every", "eval_batches", "keep_every"):
         if config.train[field] < 0:
             raise ValueError(f"config.train.{field}={config.train[field]} must be 0 or more")
+    make_optimizer(config)
     check_sampling(config)
 
 

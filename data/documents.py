@@ -1,0 +1,61 @@
+"""The texts of a corpus as a TFDS dataset in ArrayRecord. Imported only to write one: TFDS takes its time to load."""
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from absl import logging
+from etils import epath
+
+
+class Documents(tfds.core.GeneratorBasedBuilder):
+    """Documents with their names, in the order they are given.
+
+    Args:
+        splits: for each split a function that yields (name, text).
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    pkg_dir_path = epath.Path(__file__).parent
+
+    def __init__(self, *, splits: Mapping[str, Callable[[], Iterator[tuple[str, str]]]], **kwargs: Any):
+        self._splits = splits
+        super().__init__(**kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = tfds.features.FeaturesDict({"name": tfds.features.Text(), "text": tfds.features.Text()})
+        return self.dataset_info_from_configs(features=features, disable_shuffling=True)
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        return {split: self._generate_examples(split) for split in self._splits}
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, str]]]:
+        for i, (name, text) in enumerate(self._splits[split]()):
+            yield i, {"name": name, "text": text}
+
+
+def write_documents(directory: Path, splits: Mapping[str, Callable[[], Iterator[tuple[str, str]]]]) -> dict[str, Any]:
+    """Writes a dataset and opens it.
+
+    Args:
+        directory: where to.
+        splits: as `Documents` takes them.
+
+    Returns:
+        For each split a random-access source of {"name": bytes, "text": bytes}.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    logging.set_verbosity(logging.WARNING)
+    tfds.disable_progress_bar()
+    builder: Any = Documents(splits=splits, data_dir=str(directory), file_format="array_record")
+    with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloading, which is not what happens
+        try:
+            builder.download_and_prepare(file_format="array_record")
+        except RuntimeError as error:  # ArrayRecord's word for a failed write
+            raise OSError(str(error)) from error
+    return {split: builder.as_data_source(split=split) for split in splits}

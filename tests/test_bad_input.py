@@ -1,0 +1,212 @@
+"""Bad input: one clear error that names the key, both values and a legal choice, before anything is compiled."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import pytest
+from ml_collections import ConfigDict
+
+import train.loop
+from train import fit
+from train.__main__ import main
+
+ROOT = Path(__file__).parents[1]
+
+
+def snapshot(directory: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def nothing_compiles(monkeypatch: pytest.MonkeyPatch):
+    """Fails the test when anything is initialised or compiled."""
+    for name in ("init_state", "make_train_step", "make_eval_step"):
+        monkeypatch.setattr(train.loop, name, lambda *args, **kwargs: pytest.fail("compiled before the check"))
+
+
+CASES = {
+    "batch not divided by the mesh": (
+        {"data.batch_size": 12},
+        "config.data.batch_size=12 is not divisible by the 8 shards of the batch .*config.mesh.data=8.*use 16",
+    ),
+    "mesh larger than the devices": (
+        {"mesh.fsdp": 16, "mesh.data": 1},
+        "config.mesh.fsdp=16 needs 16 devices, but there are 8",
+    ),
+    "mesh smaller than the devices": (
+        {"mesh.fsdp": 2, "mesh.data": 2},
+        "leaves 4 of 8 devices idle; choose sizes whose product is 8",
+    ),
+    "mesh that the devices are no multiple of": (
+        {"mesh.fsdp": 3},
+        "config.mesh.fsdp=3 needs a multiple of 3 devices for config.mesh.data=-1, but there are 8",
+    ),
+    "heads not divided by tensor": (
+        {"mesh.tensor": 4},
+        r"config.model.num_kv_heads=2 is not divisible by config.mesh.tensor=4; use tensor in \[1, 2\]",
+    ),
+    "heads not divided by kv heads": (
+        {"model.num_kv_heads": 3},
+        r"config.model.num_heads=4 is not divisible by config.model.num_kv_heads=3; use one of \[1, 2, 4\]",
+    ),
+    "width not divided by fsdp": (
+        {"model.d_model": 36, "model.head_dim": 8, "mesh.fsdp": 8, "mesh.data": 1},
+        r"config.model.d_model=36 is not divisible by config.mesh.fsdp=8; use d_model=40, or fsdp in \[1, 2, 3, 4, 6\]",
+    ),
+    "microbatch that does not divide": (
+        {"train.microbatch_rows": 3, "data.batch_size": 16},
+        r"config.train.microbatch_rows=3 does not divide the 2 rows .* use one of \[1, 2\]",
+    ),
+    "window longer than the corpus": (
+        {"data.seq_len": 100_000},
+        "config.data.seq_len=100000 needs windows of 100001 tokens, but train in .* has 3429; use at most 3428",
+    ),
+    "unknown source": ({"data.source": "folder"}, "config.data.source='folder' is not known; use one of stdlib, text"),
+    "unknown remat": ({"model.remat": "some"}, "config.model.remat='some' is not known; use one of none, full"),
+    "unknown rules": ({"mesh.rules": "zero"}, "config.mesh.rules='zero' is not known; use one of default"),
+    "unknown platform": ({"platform": "npu"}, "config.platform='npu' is not known; use 'auto', 'cpu', 'gpu' or 'tpu'"),
+    "absent platform": ({"platform": "gpu"}, "config.platform='gpu', but JAX found only 'cpu' devices"),
+    "no steps": ({"train.steps": 0}, "config.train.steps=0 must be at least 1"),
+    "sampling out of range": ({"sample.top_p": 1.5}, "config.sample: .* top_p=1.5 above 0 and at most 1"),
+    "samples longer than learned positions": (
+        {"model.position": "learned", "sample.max_tokens": 32},
+        "config.sample.max_tokens=32 and a prompt do not fit the config.data.seq_len=32",
+    ),
+}
+
+
+@pytest.mark.usefixtures("nothing_compiles")
+@pytest.mark.parametrize("name", CASES)
+def test_config_error_is_named_and_leaves_no_run(config: ConfigDict, tmp_path: Path, name: str):
+    changes, message = CASES[name]
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(ValueError, match=message):
+        fit(config, tmp_path / "run")
+    assert snapshot(tmp_path) == {}
+
+
+@pytest.mark.usefixtures("nothing_compiles")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "has no file that matches config.data.pattern"),
+        ({"empty.txt": b""}, "the corpus of config.data.source='text' is empty"),
+        ({"bad.txt": b"ok \xff\xfe"}, "bad.txt is not UTF-8 .*config.data.invalid_utf8='skip'"),
+        ({"only.txt": b"one document " * 50}, "config.data.valid_fraction=0.3 leaves no document for"),
+    ],
+)
+def test_corpus_error_is_named(config: ConfigDict, tmp_path: Path, content: dict[str, bytes], message: str):
+    (tmp_path / "text").mkdir()
+    for name, text in content.items():
+        (tmp_path / "text" / name).write_bytes(text)
+    config.data.update(path=str(tmp_path / "text"), dir=str(tmp_path / "prepared"), invalid_utf8="error")
+    with pytest.raises(ValueError, match=message):
+        fit(config, tmp_path / "run")
+    assert not list((tmp_path / "prepared").glob("*"))
+
+
+def finished_run(config: ConfigDict, workdir: Path) -> dict[str, bytes]:
+    """Files as a run leaves them, without training one."""
+    workdir.mkdir()
+    (workdir / "config.json").write_text(json.dumps(config.to_dict()))
+    return snapshot(workdir)
+
+
+@pytest.mark.usefixtures("nothing_compiles")
+def test_workdir_of_another_model_says_what_differs_and_stays_as_it_is(config: ConfigDict, tmp_path: Path):
+    before = finished_run(config, tmp_path / "run")
+    config.model.d_model = 64
+    config.seed = 7
+    message = (
+        "(?s)holds a run with other values of.*config.model.d_model: 32 there, 64 now.*config.seed: 0 there, 7 now"
+    )
+    with pytest.raises(ValueError, match=message):
+        fit(config, tmp_path / "run")
+    assert snapshot(tmp_path / "run") == before
+
+
+def test_what_may_change_between_starts_is_shown(config: ConfigDict, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    finished_run(config, tmp_path / "run")
+    config.train.steps = 3
+    fit(config, tmp_path / "run")
+    assert "Changed since the last start: config.train.steps: 10 -> 3" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("nothing_compiles")
+def test_workdir_with_another_tokenizer_is_refused(config: ConfigDict, tmp_path: Path):
+    finished_run(config, tmp_path / "run")
+    other = config.copy_and_resolve_references()
+    other.data.update(vocab_size=295, dir=str(tmp_path / "prepared"))
+    shutil.copy(train.loop.prepare(other.data).directory / "tokenizer.model", tmp_path / "run")
+    with pytest.raises(ValueError, match=r"tokenizer\.model is not the tokenizer of the data in .*use another --workdir"):
+        fit(config, tmp_path / "run")
+
+
+@pytest.mark.usefixtures("nothing_compiles")
+def test_directory_with_something_else_in_it_is_refused(config: ConfigDict, tmp_path: Path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(ValueError, match="is not empty and holds no run"):
+        fit(config, tmp_path)
+    assert snapshot(tmp_path) == {str(tmp_path / "thesis.tex"): b"precious"}
+
+
+@pytest.mark.usefixtures("nothing_compiles")
+def test_workdir_that_cannot_be_made_is_an_error(config: ConfigDict, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=f"cannot write to --workdir={tmp_path}/file/run"):
+        fit(config, tmp_path / "file" / "run")
+
+
+@pytest.mark.usefixtures("nothing_compiles")
+def test_disk_too_small_for_a_checkpoint_is_an_error(
+    config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=300_000))
+    with pytest.raises(OSError, match=r"has 0 MB free, but a checkpoint takes 0 MB|MB free, but a checkpoint takes"):
+        fit(config, tmp_path / "run")
+
+
+def run_command(*argv: str, limit: int | None = None) -> subprocess.CompletedProcess[str]:
+    """`python -m train` as a user runs it; `limit` is the largest file the system lets it write, in bytes."""
+    shell = f"ulimit -f {limit // 512}; " if limit else ""
+    command = f'{shell}exec "$@"'
+    return subprocess.run(
+        ["sh", "-c", command, "sh", sys.executable, "-m", "train", *argv], capture_output=True, text=True, cwd=ROOT
+    )
+
+
+def test_command_prints_one_line_and_exits_with_2(tmp_path: Path):
+    result = run_command("--config", "configs/tiny.py", f"--workdir={tmp_path / 'run'}", "--config.model.d_modl=3")
+    assert result.returncode == 2
+    assert result.stderr == "error: --config.model.d_modl: unknown config key; did you mean config.model.d_model?\n"
+    assert snapshot(tmp_path) == {}
+
+
+def test_disk_that_fills_up_during_preparation_leaves_nothing(corpus_directory: Path, tmp_path: Path):
+    arguments = [f"--config.data.dir={tmp_path}", "--config.data.source=text", "--config.data.vocab_size=300"]
+    arguments += [f"--config.data.path={corpus_directory / 'text'}", "--config.data.valid_fraction=0.3"]
+    result = run_command("--config=configs/base.py", f"--workdir={tmp_path / 'run'}", *arguments, limit=4096)
+    assert result.returncode == 2, result.stderr
+    assert f"error: cannot write to config.data.dir='{tmp_path}'" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.glob("*text-*"))
+
+
+def test_missing_flags_and_files_are_named(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"python -m train needs --config=configs/NAME\.py"):
+        main([f"--workdir={tmp_path}"])
+    with pytest.raises(ValueError, match=r"python -m train needs --workdir=\.\.\."):
+        main([f"--config={ROOT / 'configs/base.py'}"])
+    with pytest.raises(ValueError, match=r"tinny.py: no such file; did you mean tiny.py"):
+        main([f"--config={ROOT / 'configs/tinny.py'}", f"--workdir={tmp_path}"])
+
+
+def test_named_device_count_is_what_conftest_simulates():
+    assert len(jax.devices()) == 8
+    assert os.environ["JAX_PLATFORMS"] == "cpu"
