@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config.compile_cache = "~/.cache/palmette/xla"  # compiled programs are kept here between runs; "" is off
 
     model = config.model = ConfigDict()
-    model.num_layers = 4
+    model.num_layers = 4  # blocks
     model.d_model = 256  # width of the residual stream
     model.num_heads = 4  # query heads
     model.num_kv_heads = 4  # key and value heads, a divisor of num_heads
@@ -25,16 +25,16 @@ def get_config() -> ConfigDict:
     model.d_mlp = 1024  # hidden width of the MLP
     model.activation = "gelu"  # relu, gelu, squared_relu, swiglu or geglu
     model.norm = "rmsnorm"  # rmsnorm or layernorm
-    model.norm_eps = 1e-6
+    model.norm_eps = 1e-6  # added to the mean square under the root
     model.position = "rope"  # rope or learned
-    model.rope_theta = 10000.0
+    model.rope_theta = 10000.0  # rope: base of the wavelengths
     model.use_bias = False  # on every projection and on LayerNorm
     model.tie_embeddings = True  # the head is the embedding table
     model.qk_norm = False  # RMS-normalise queries and keys
     model.attention_soft_cap = 0.0  # bound on attention logits; 0: off
     model.logit_soft_cap = 0.0  # bound on vocabulary logits; 0: off
     model.window = 0  # sliding window of attention, in positions; 0: off
-    model.dropout = 0.0
+    model.dropout = 0.0  # on the embedding and on each block's outputs
     model.init_std = 0.02  # of the embedding table
     model.vocab_multiple = 128  # the vocabulary is padded to a multiple of this
     model.dtype = "float32"  # of activations and matmuls: float32, bfloat16 or float16; parameters are float32
@@ -48,11 +48,11 @@ def get_config() -> ConfigDict:
     data.text_field = "text"  # jsonl, tfds: the field that holds the text
     data.tfds_name = ""  # tfds: name of the dataset, such as lm1b or wiki40b/en
     data.dir = "~/.cache/palmette/data"  # prepared corpora are kept here
-    data.valid_fraction = 0.05  # share of documents held out, by a hash of their names
+    data.valid_fraction = 0.05  # share of documents held out, by the SHA-1 of their names
     data.chunk_bytes = 0  # cut documents into pieces of at most this size at line ends; 0: never
     data.invalid_utf8 = "skip"  # skip (and count) or error
     data.tokenizer = "bpe"  # bpe or unigram
-    data.vocab_size = 4096
+    data.vocab_size = 4096  # token ids, the 4 special ones and 256 bytes included
     data.tokenizer_bytes = 20_000_000  # about how much text the tokenizer is trained on
     data.seq_len = 256  # tokens in a window
     data.batch_size = 16  # windows in a step, over all devices
@@ -64,14 +64,14 @@ def get_config() -> ConfigDict:
     optimizer.name = "adamw"  # adamw or muon
     optimizer.learning_rate = 1e-3  # the peak
     optimizer.muon_learning_rate = 0.02  # muon: the peak for hidden matrices; the others follow learning_rate
-    optimizer.b1 = 0.9
-    optimizer.b2 = 0.95
-    optimizer.eps = 1e-8
-    optimizer.weight_decay = 0.1
+    optimizer.b1 = 0.9  # adamw: decay of the mean of the gradients
+    optimizer.b2 = 0.95  # adamw: decay of the mean of their squares
+    optimizer.eps = 1e-8  # added to the divisor
+    optimizer.weight_decay = 0.1  # times the learning rate
     optimizer.no_decay = "norm|bias|/b_|embedding|positions"  # parameters whose name matches are not decayed
     optimizer.clip_norm = 1.0  # global norm of the gradients; 0: off
     optimizer.schedule = "cosine"  # constant, linear, cosine, inverse_sqrt or wsd
-    optimizer.warmup_steps = 100
+    optimizer.warmup_steps = 100  # updates until the peak
     optimizer.decay_steps = 0  # wsd: length of the last, linear phase; 0: a fifth of the steps
     optimizer.final_fraction = 0.1  # of the peak, at the last step
 
@@ -87,11 +87,11 @@ def get_config() -> ConfigDict:
     mesh.replaced_rules = ""  # rules to replace in it, such as "embed=,vocab=fsdp+tensor"
 
     train = config.train = ConfigDict()
-    train.objective = "causal_lm"
-    train.steps = 1000
+    train.objective = "causal_lm"  # causal_lm
+    train.steps = 1000  # updates of the whole run
     train.microbatch_rows = 0  # rows of a device in one pass; fewer than its share accumulates gradients; 0: all
     train.z_loss = 0.0  # weight of log(Z)^2, which keeps logits from drifting
-    train.log_every = 10
+    train.log_every = 10  # steps from one line of metrics to the next
     train.eval_every = 250  # steps; 0: only at the end
     train.eval_batches = 16  # batches of an evaluation on the way; 0: the whole split, as at the end
     train.checkpoint_every = 250  # steps; the last is always saved
@@ -100,7 +100,7 @@ def get_config() -> ConfigDict:
 
     sample = config.sample = ConfigDict()
     sample.prompts = ("def ", "import ", "class ")  # continued at the end of training; () is none
-    sample.max_tokens = 48
+    sample.max_tokens = 48  # length of a sample
     sample.temperature = 0.8  # 0: the most likely token
     sample.top_k = 0  # draw from this many of the most likely tokens; 0: all
     sample.top_p = 0.95  # draw from the most likely tokens that make up this probability; 1: all

@@ -145,7 +145,7 @@ def _clean(config: DataConfig, source: Source, dropped: LeftOut) -> Iterator[tup
             dropped["exact repetition" if text else "empty"].append(name)
             continue
         seen.add(digest)
-        share = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+        share = int.from_bytes(hashlib.sha1(name.encode()).digest()[:8], "big") / 2**64
         yield "valid" if share < config.valid_fraction else "train", name, text
 
 

@@ -144,7 +144,8 @@ def test_workdir_with_another_tokenizer_is_refused(config: ConfigDict, tmp_path:
     other = config.copy_and_resolve_references()
     other.data.update(vocab_size=295, dir=str(tmp_path / "prepared"))
     shutil.copy(train.loop.prepare(other.data).directory / "tokenizer.model", tmp_path / "run")
-    with pytest.raises(ValueError, match=r"tokenizer\.model is not the tokenizer of the data in .*use another --workdir"):
+    message = r"tokenizer\.model is not the tokenizer of the data in .*use another --workdir"
+    with pytest.raises(ValueError, match=message):
         fit(config, tmp_path / "run")
 
 

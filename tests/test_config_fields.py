@@ -1,0 +1,241 @@
+"""Each field of the config is documented, and changing it changes something: an unused one fails here."""
+
+import contextlib
+import inspect
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs import base
+from data import DataConfig, make_batches, prepare
+from data.command_line import flatten
+from data.sources import SOURCES
+from data.store import fingerprint
+from parallel import make_mesh
+from tests.helpers import uneven_batch
+from train import fit, init_state, make_train_step
+from train.generate import continue_prompts
+from train.metrics import read_metrics
+from train.state import abstract_state
+
+
+def step_program(config: ConfigDict) -> str:
+    """The train step as JAX lowers it."""
+    mesh = make_mesh(config.mesh)
+    step = make_train_step(config, mesh)
+    batch = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in uneven_batch(config).items()}
+    with jax.set_mesh(mesh):
+        return step.__wrapped__.lower(abstract_state(config, mesh), batch).as_text()  # pyright: ignore
+
+
+def initial_parameters(config: ConfigDict) -> str:
+    state = init_state(config, make_mesh(config.mesh))
+    return str([np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state.params)])
+
+
+def first_batch(config: ConfigDict) -> str:
+    batch = next(make_batches(config.data, seed=config.seed))
+    return str([(name, array.shape, array.tobytes()) for name, array in batch.items()])
+
+
+def corpus(config: ConfigDict) -> str:
+    """What the prepared corpus is known by, or why there is none."""
+    data = DataConfig.of(config.data)
+    try:
+        return fingerprint(data, SOURCES[data.source](data).identity)
+    except ValueError as raised:
+        return str(raised)
+
+
+def corpus_place(config: ConfigDict) -> str:
+    return str(prepare(config.data, log=lambda line: None).directory)
+
+
+def reading(config: ConfigDict) -> str:
+    """How Grain is asked to read ahead."""
+    with pytest.MonkeyPatch.context() as patch:
+        asked = []
+        original = grain.ReadOptions
+        patch.setattr(grain, "ReadOptions", lambda **kwargs: asked.append(kwargs) or original(**kwargs))
+        make_batches(config.data)
+    return str(asked)
+
+
+def error(config: ConfigDict) -> str:
+    """What `fit` says to a config that cannot run here."""
+    try:
+        fit(config, "/proc/nowhere/run")
+    except (ValueError, OSError) as raised:
+        return str(raised)
+    raise AssertionError("no error")
+
+
+def run(config: ConfigDict) -> str:
+    """What a run leaves behind and says, but for clocks."""
+    with tempfile.TemporaryDirectory() as workdir, contextlib.redirect_stderr(io.StringIO()) as said:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            fit(config, workdir)
+        steps = [(record["step"], record.get("valid_tokens")) for record in read_metrics(workdir)]
+        kept = sorted(path.name for path in Path(workdir, "checkpoints").iterdir())
+    described = [line for line in said.getvalue().splitlines() if "parameters" in line]
+    return str([steps, kept, described, printed.getvalue().count("---")])
+
+
+def samples(config: ConfigDict) -> str:
+    mesh = make_mesh(config.mesh)
+    tokenizer = prepare(config.data).tokenizer
+    params = init_state(config, mesh).params
+    return str(continue_prompts(config, params, mesh, tokenizer, ["the "]))
+
+
+# field -> (another value, what must change with it)
+FIELDS: dict[str, tuple[Any, Callable[..., str]]] = {
+    "name": ("another", run),
+    "seed": (1, first_batch),
+    "platform": ("gpu", error),
+    "model.num_layers": (1, step_program),
+    "model.d_model": (64, step_program),
+    "model.num_heads": (2, step_program),
+    "model.num_kv_heads": (4, step_program),
+    "model.head_dim": (16, step_program),
+    "model.d_mlp": (128, step_program),
+    "model.activation": ("relu", step_program),
+    "model.norm": ("layernorm", step_program),
+    "model.norm_eps": (1e-3, step_program),
+    "model.position": ("learned", step_program),
+    "model.rope_theta": (100.0, step_program),
+    "model.use_bias": (True, step_program),
+    "model.tie_embeddings": (False, step_program),
+    "model.qk_norm": (True, step_program),
+    "model.attention_soft_cap": (5.0, step_program),
+    "model.logit_soft_cap": (5.0, step_program),
+    "model.window": (4, step_program),
+    "model.dropout": (0.5, step_program),
+    "model.init_std": (0.1, initial_parameters),
+    "model.vocab_multiple": (256, step_program),
+    "model.dtype": ("bfloat16", step_program),
+    "model.remat": ("full", step_program),
+    "model.scan_unroll": (2, step_program),
+    "data.source": ("jsonl", corpus),
+    "data.path": ("", corpus),
+    "data.pattern": ("*1.txt", corpus),
+    "data.text_field": ("content", corpus),
+    "data.tfds_name": ("nothing", corpus),
+    "data.dir": (tempfile.mkdtemp(), corpus_place),
+    "data.valid_fraction": (0.5, corpus),
+    "data.chunk_bytes": (100, corpus),
+    "data.invalid_utf8": ("error", corpus),
+    "data.tokenizer": ("unigram", corpus),
+    "data.vocab_size": (310, step_program),
+    "data.tokenizer_bytes": (1000, corpus),
+    "data.seq_len": (16, step_program),
+    "data.batch_size": (16, step_program),
+    "data.packing": (False, first_batch),
+    "data.read_threads": (3, reading),
+    "data.prefetch": (5, reading),
+    "optimizer.name": ("muon", step_program),
+    "optimizer.learning_rate": (0.5, step_program),
+    "optimizer.muon_learning_rate": (0.5, step_program),
+    "optimizer.b1": (0.5, step_program),
+    "optimizer.b2": (0.5, step_program),
+    "optimizer.eps": (1e-2, step_program),
+    "optimizer.weight_decay": (0.5, step_program),
+    "optimizer.no_decay": ("", step_program),
+    "optimizer.clip_norm": (0.0, step_program),
+    "optimizer.schedule": ("linear", step_program),
+    "optimizer.warmup_steps": (3, step_program),
+    "optimizer.decay_steps": (3, step_program),
+    "optimizer.final_fraction": (0.5, step_program),
+    "mesh.stage": (2, error),
+    "mesh.data": (4, error),
+    "mesh.fsdp": (2, step_program),
+    "mesh.expert": (2, error),
+    "mesh.context": (2, error),
+    "mesh.tensor": (2, step_program),
+    "mesh.allow_idle": (True, error),
+    "mesh.rules": ("none such", error),
+    "mesh.replaced_rules": ("mlp=fsdp", step_program),
+    "train.objective": ("none such", error),
+    "train.steps": (12, run),
+    "train.microbatch_rows": (1, step_program),
+    "train.z_loss": (0.1, step_program),
+    "train.log_every": (5, run),
+    "train.eval_every": (4, run),
+    "train.eval_batches": (1, run),
+    "train.checkpoint_every": (4, run),
+    "train.keep_checkpoints": (1, run),
+    "train.keep_every": (2, run),
+    "sample.prompts": ((), run),
+    "sample.max_tokens": (9, samples),
+    "sample.temperature": (0.0, samples),
+    "sample.top_k": (1, samples),
+    "sample.top_p": (0.01, samples),
+}
+# Where the field acts only beside another.
+BESIDE: dict[str, dict[str, Any]] = {
+    "data.tfds_name": {"data.source": "tfds"},
+    "optimizer.muon_learning_rate": {"optimizer.name": "muon"},
+    "optimizer.decay_steps": {"optimizer.schedule": "wsd"},
+    "mesh.replaced_rules": {"mesh.data": 4, "mesh.fsdp": 2},
+    "mesh.allow_idle": {"mesh.data": 4},
+    "train.microbatch_rows": {"data.batch_size": 16},
+    "train.eval_batches": {"train.eval_every": 4, "data.batch_size": 8},
+    "train.keep_checkpoints": {"train.checkpoint_every": 2},
+    "train.keep_every": {"train.checkpoint_every": 2, "train.keep_checkpoints": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def seen() -> dict[str, str]:
+    """Observations of configs that several fields are held to."""
+    return {}
+
+
+def test_the_table_has_every_field():
+    assert sorted([*FIELDS, "compile_cache"]) == sorted(flatten(base.get_config()))
+
+
+def test_there_are_fewer_than_120_fields():
+    assert len(flatten(base.get_config())) < 120
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_changing_a_field_changes_what_it_says(config: ConfigDict, seen: dict[str, str], field: str):
+    value, observe = FIELDS[field]
+    config.update_from_flattened_dict(BESIDE.get(field, {}))
+    assert flatten(config)[field] != value
+    key = observe.__name__ + str(config.to_dict())
+    if key not in seen:
+        seen[key] = observe(config)
+    config.update_from_flattened_dict({field: value})
+    assert observe(config) != seen[key]
+
+
+def test_compile_cache_is_where_programs_are_kept(config: ConfigDict, tmp_path: Path):
+    """In a process of its own: JAX sets its cache up once."""
+    path = tmp_path / "config.json"
+    config.compile_cache = str(tmp_path / "xla")
+    path.write_text(json.dumps(config.to_dict()))
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    command = [sys.executable, "-m", "train", f"--config={path}", f"--workdir={tmp_path / 'run'}"]
+    subprocess.run(command, check=True, capture_output=True, cwd=Path(__file__).parents[1], env=environment)
+    assert any("train_step" in file.name for file in (tmp_path / "xla").iterdir())
+
+
+def test_every_field_has_a_comment():
+    lines = [line for line in inspect.getsource(base.get_config).splitlines() if re.match(r"\s+\w+\.\w+ = ", line)]
+    assert len([line for line in lines if "ConfigDict()" not in line]) == len(flatten(base.get_config()))
+    assert [line for line in lines if "ConfigDict()" not in line and "  # " not in line] == []
