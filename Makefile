@@ -9,7 +9,7 @@ EXTRAS ?= dev
 CONFIG ?= configs/tiny.py
 WORKDIR ?= runs/tiny
 
-.PHONY: train test check lint types format bench clean help
+.PHONY: train test check lint types format clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -32,9 +32,6 @@ types: $(VENV)/ready
 format: $(VENV)/ready  ## rewrite the code in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-
-bench: $(VENV)/ready  ## run the benchmarks; results under tests/bench/results
-	$(BIN)/python -m tests.bench
 
 clean:  ## remove the virtual environments; runs and data stay
 	rm -rf .venv .venv-py*

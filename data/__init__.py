@@ -1,7 +1,7 @@
 """Text in, arrays out; imports no JAX code of the project and starts no JAX device."""
 
 from .config import DataConfig as DataConfig
-from .prepare import prepare as prepare
+from .preparation import prepare as prepare
 from .sources import SOURCES as SOURCES
 from .sources import Document as Document
 from .sources import Source as Source

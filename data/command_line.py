@@ -41,18 +41,24 @@ def load_config(path: epath.PathLike) -> ConfigDict:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], 3, 0.3)
         raise ValueError(f"--config={path}: no such file" + (f"; did you mean {', '.join(near)}?" if near else ""))
     if path.suffix == ".json":
-        return ConfigDict(_tuples(json.loads(path.read_text())))
+        try:
+            return ConfigDict(_tuples(json.loads(path.read_text())))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"--config={path} is not the config of a run: {error}") from error
+    if path.suffix != ".py":
+        raise ValueError(f"--config={path} must be a .py file, or the config.json of a run")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
+        config = module.get_config() if hasattr(module, "get_config") else None
     except Exception as error:
         raise ValueError(f"--config={path} does not run: {type(error).__name__}: {error}") from error
-    if not hasattr(module, "get_config"):
-        raise ValueError(f"--config={path} has no function get_config()")
-    return module.get_config()
+    if not isinstance(config, ConfigDict):
+        raise ValueError(f"--config={path} has no function get_config() that returns a ConfigDict")
+    return config
 
 
 def _tuples(value: Any) -> Any:
@@ -101,7 +107,8 @@ def read_command_line(
     options = dict(options or {})
     argv = _joined(argv, {"config", *options})
     if {"--help", "-h", "-help"} & set(argv):
-        raise SystemExit(_help(command, description, options))
+        print(_help(command, description, options))
+        raise SystemExit(0)
     given = dict(arg[2:].split("=", 1) for arg in argv if arg.startswith("--") and "=" in arg)
     file = given.get("config") or (config_from_workdir and given.get("workdir") and f"{given['workdir']}/config.json")
     if not file:
@@ -141,7 +148,7 @@ def _joined(argv: list[str], names: set[str]) -> list[str]:
     joined, i = [], 0
     while i < len(argv):
         name = argv[i].removeprefix("--")
-        takes_value = argv[i].startswith("--") and (name in names or name.startswith("config."))
+        takes_value = argv[i].startswith("--") and "=" not in name and (name in names or name.startswith("config."))
         if takes_value and i + 1 < len(argv) and not argv[i + 1].startswith("--"):
             joined.append(f"{argv[i]}={argv[i + 1]}")
             i += 2

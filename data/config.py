@@ -47,6 +47,10 @@ class DataConfig:
         ):
             if getattr(self, field) < least:
                 raise ValueError(f"config.data.{field}={getattr(self, field)} must be at least {least}")
+        if 0 < self.chunk_bytes < 4:
+            raise ValueError(
+                f"config.data.chunk_bytes={self.chunk_bytes} must be 0, or at least 4: the bytes of one character"
+            )
         if not 0 < self.valid_fraction < 1:
             raise ValueError(f"config.data.valid_fraction={self.valid_fraction} must be between 0 and 1")
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -58,4 +59,5 @@ def write_documents(directory: Path, splits: Mapping[str, Callable[[], Iterator[
             builder.download_and_prepare(file_format="array_record")
         except RuntimeError as error:  # ArrayRecord's word for a failed write
             raise OSError(str(error)) from error
+    shutil.rmtree(directory / "downloads", ignore_errors=True)  # TFDS makes it, empty
     return {split: builder.as_data_source(split=split) for split in splits}

@@ -1,9 +1,12 @@
 """Where documents come from. A new source is a function here and its row in SOURCES."""
 
+import contextlib
 import gzip
 import hashlib
 import json
+import os
 import sysconfig
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,18 +38,33 @@ class Source(NamedTuple):
     documents: Callable[[], Iterator[Document]]
 
 
+def _name(root: Path, path: Path) -> str:
+    """The path under `root`; bytes that are not UTF-8 are written as backslash, x and two digits."""
+    return os.fsencode(path.relative_to(root).as_posix()).decode(errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
 def _identity(root: Path, paths: list[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         stat = path.stat()
-        digest.update(f"{path.relative_to(root).as_posix()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        digest.update(f"{_name(root, path)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
 def _read_files(root: Path, paths: list[Path]) -> Source:
     def documents() -> Iterator[Document]:
         for path in paths:
-            yield Document(path.relative_to(root).as_posix(), path.read_bytes())
+            with _reading(path):
+                content = path.read_bytes()
+            yield Document(_name(root, path), content)
 
     return Source(_identity(root, paths), documents)
 
@@ -90,9 +108,9 @@ def jsonl(config: DataConfig) -> Source:
     def documents() -> Iterator[Document]:
         for path in paths:
             open_file = gzip.open if path.suffix == ".gz" else open
-            with open_file(path, "rb") as lines:
+            with _reading(path), open_file(path, "rb") as lines:
                 for number, line in enumerate(lines, 1):
-                    name = f"{path.relative_to(root).as_posix()}:{number}"
+                    name = f"{_name(root, path)}:{number}"
                     if line.strip():
                         yield Document(name, _json_text(line, name, config.text_field))
 
@@ -101,10 +119,10 @@ def jsonl(config: DataConfig) -> Source:
 
 def _json_text(line: bytes, name: str, field: str) -> bytes:
     try:
-        record = json.loads(line)
+        record = json.loads(line.decode("utf-8-sig", "surrogatepass"))
     except UnicodeDecodeError:
         return line  # the caller decodes, and reports what it cannot
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{name}: not a JSON object ({error})") from error
     if not isinstance(record, dict) or not isinstance(record.get(field), str):
         found = ", ".join(record) if isinstance(record, dict) else type(record).__name__
@@ -117,9 +135,10 @@ def tfds(config: DataConfig) -> Source:
     import tensorflow_datasets
 
     def explain(error: Exception) -> ValueError:
+        first = str(error).partition("\n")[0]  # tfds goes on to list every dataset there is
         return ValueError(
             f"config.data.tfds_name={config.tfds_name!r} cannot be read from config.data.path={config.path!r}: "
-            f"{error}\nPrepare it once: tensorflow_datasets.builder({config.tfds_name!r}, data_dir={config.path!r})"
+            f"{first}\nPrepare it once: tensorflow_datasets.builder({config.tfds_name!r}, data_dir={config.path!r})"
             ".download_and_prepare(file_format='array_record'); some datasets need TensorFlow for that, "
             "reading them afterwards does not"
         )
@@ -138,9 +157,15 @@ def tfds(config: DataConfig) -> Source:
     def documents() -> Iterator[Document]:
         for i in range(len(records)):
             content = records[i][config.text_field]
-            yield Document(f"train/{i}", content if isinstance(content, bytes) else str(content).encode())
+            if not isinstance(content, bytes | str):
+                raise ValueError(
+                    f"config.data.text_field={config.text_field!r} of config.data.tfds_name={config.tfds_name!r} "
+                    f"is no text but {type(content).__name__}"
+                )
+            yield Document(f"train/{i}", content if isinstance(content, bytes) else content.encode())
 
-    return Source(f"{builder.info.full_name} {builder.info.splits['train'].shard_lengths}", documents)
+    split = builder.info.splits["train"]
+    return Source(f"{builder.info.full_name} {split.shard_lengths} {split.num_bytes}", documents)
 
 
 SOURCES: dict[str, Callable[[DataConfig], Source]] = {

@@ -49,17 +49,21 @@ class Corpus:
     def tokens(self, split: str) -> np.ndarray:
         """All token ids of a split as a read-only memory map."""
         path = self.directory / f"{split}.tokens"
-        tokens = np.memmap(path, dtype=self.metadata["token_dtype"], mode="r")
-        if len(tokens) != self.metadata["splits"][split]["tokens"]:
+        dtype, length = np.dtype(self.metadata["token_dtype"]), self.metadata["splits"][split]["tokens"]
+        if path.stat().st_size != length * dtype.itemsize:  # before memmap, whose errors do not name the file
             raise ValueError(
-                f"{path} has {len(tokens)} tokens, but metadata.json says {self.metadata['splits'][split]['tokens']}; "
+                f"{path} has {path.stat().st_size} bytes, but metadata.json says {length} tokens of {dtype.itemsize}; "
                 "delete the folder to prepare it anew"
             )
-        return tokens
+        return np.memmap(path, dtype=dtype, mode="r")
 
     def starts(self, split: str) -> np.ndarray:
         """Index of the first token of each document, and the total at the end, (documents + 1,) int64."""
-        return np.load(self.directory / f"{split}.starts.npy", mmap_mode="r")
+        path = self.directory / f"{split}.starts.npy"
+        try:
+            return np.load(path, mmap_mode="r")
+        except (ValueError, EOFError) as error:
+            raise ValueError(f"{path} is damaged ({error}); delete the folder to prepare it anew") from error
 
 
 def fingerprint(config: DataConfig, identity: str) -> str:
@@ -94,6 +98,8 @@ def open_corpus(directory: str | Path) -> Corpus:
         metadata = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise ValueError(f"{directory} holds no prepared corpus: run python -m data.prepare") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete the folder to prepare it anew") from error
     if metadata["format"] != FORMAT:
         raise ValueError(f"{path} has format {metadata['format']}, this version reads {FORMAT}: prepare it anew")
     return Corpus(Path(directory), metadata)

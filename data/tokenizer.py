@@ -64,7 +64,7 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of token ids; special ids give nothing."""
-        return _unescape(self._processor.decode([int(i) for i in ids]))
+        return _unescape(self._processor.decode([int(i) for i in ids if i != UNK]))
 
     @functools.cached_property
     def bytes_per_id(self) -> np.ndarray:
@@ -111,6 +111,7 @@ def train_tokenizer(texts: Iterable[str], *, kind: str, vocab_size: int) -> Toke
             unk_id=UNK,
             byte_fallback=True,
             character_coverage=0.9999,
+            required_chars="\u2581",  # the space, else a corpus without one gives a model that cannot write it
             normalization_rule_name="identity",
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,

@@ -3,6 +3,7 @@
 Letters: B batch, T length.
 """
 
+import hashlib
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +12,7 @@ import grain
 import numpy as np
 
 from .config import DataConfig
-from .prepare import prepare
+from .preparation import prepare
 from .store import Corpus
 
 Batch = dict[str, np.ndarray]
@@ -96,6 +97,11 @@ class _Batches:
         return _stack([self._examples[row] for row in rows])
 
 
+def _mix(seed: int) -> int:
+    """A seed of 32 bits; Grain adds the epoch to it, so near seeds would give each other's orders."""
+    return int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:4], "big")
+
+
 def _stack(examples: list[Batch]) -> Batch:
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
@@ -117,7 +123,7 @@ def make_batches(config: Any, *, seed: int = 0, start: int = 0, rows: slice | No
     """
     config = DataConfig.of(config)
     windows = Windows(prepare(config), "train", config)
-    examples = grain.MapDataset.source(windows).shuffle(seed=seed).repeat(None)
+    examples = grain.MapDataset.source(windows).shuffle(seed=_mix(seed)).repeat(None)
     batches = grain.MapDataset.source(_Batches(examples, config.batch_size, rows or slice(0, config.batch_size)))
     options = grain.ReadOptions(num_threads=config.read_threads, prefetch_buffer_size=config.prefetch)
     return iter(batches.slice(slice(start, None)).to_iter_dataset(options))

@@ -2,8 +2,8 @@
 
 from .compose import make_model as make_model
 from .compose import preflight as preflight
-from .evaluate import evaluate as evaluate
-from .evaluate import make_eval_step as make_eval_step
+from .evaluation import evaluate as evaluate
+from .evaluation import make_eval_step as make_eval_step
 from .loop import fit as fit
 from .objective import OBJECTIVES as OBJECTIVES
 from .optimizer import OPTIMIZERS as OPTIMIZERS

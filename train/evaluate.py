@@ -1,91 +1,15 @@
-"""Validation figures: `python -m train.evaluate --workdir runs/tiny`.
-
-Each target counts once and alike: the figures do not depend on batch size, devices or the last, partly filled batch.
-"""
+"""Validation figures of a run, as JSON: `python -m train.evaluate --workdir runs/tiny`."""
 
 import json
-import math
 import sys
-from collections.abc import Callable
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 from etils import epath
-from jax import Array
-from jax.sharding import Mesh
 
-from data import eval_batches, prepare
+from data import prepare
 from data.command_line import read_command_line, run_main
-from parallel import local_rows, on_mesh, shard_batch, to_host
 
-from .compose import make_model, rules_of
-from .objective import make_objective
+from .evaluation import evaluate
 from .restore import restore_params
-
-EvalStep = Callable[[Any, dict[str, Array]], dict[str, Array]]
-
-
-def make_eval_step(config: Any, mesh: Mesh) -> EvalStep:
-    """Builds the jit-compiled function (params, batch) -> sums over the batch, which `evaluate` adds up."""
-    model, objective = make_model(config), make_objective(config)
-
-    def eval_step(params: Any, batch: dict[str, Array]) -> dict[str, Array]:
-        _, weight, sums = objective(model.apply, params, batch, None)
-        return {
-            "nll": sums["nll"],
-            "weight": weight,
-            "bytes": jnp.sum(batch["target_bytes"] * batch["weights"]),
-        }
-
-    return on_mesh(jax.jit(eval_step), mesh, rules_of(config))
-
-
-def evaluate(
-    config: Any,
-    params: Any,
-    mesh: Mesh,
-    *,
-    split: str = "valid",
-    limit: int = 0,
-    eval_step: EvalStep | None = None,
-) -> dict[str, float]:
-    """Evaluates parameters on a split of the config's corpus.
-
-    Args:
-        config: the whole config.
-        params: the model's parameters on `mesh`.
-        mesh: the mesh.
-        split: "valid" or "train".
-        limit: at most this many batches; 0 is all.
-        eval_step: as `make_eval_step` returns it; None builds one.
-
-    Returns:
-        "loss" (nats per token), "perplexity", "bits_per_byte" (of the text that the targets stand for) and "tokens".
-    """
-    eval_step = eval_step or make_eval_step(config, mesh)
-    rows = local_rows(mesh, config.data.batch_size)
-    totals = {"nll": 0.0, "weight": 0.0, "bytes": 0.0}
-    pending: dict[str, Array] | None = None
-    for batch in eval_batches(config.data, split=split, limit=limit, rows=rows):
-        sums = eval_step(params, shard_batch(batch, mesh))
-        totals = _add(totals, pending)  # of the batch before, while this one is computed
-        pending = sums
-    totals = _add(totals, pending)
-    loss = totals["nll"] / totals["weight"]
-    return {
-        "loss": loss,
-        "perplexity": math.exp(min(loss, 700.0)),
-        "bits_per_byte": totals["nll"] / math.log(2) / totals["bytes"],
-        "tokens": totals["weight"],
-    }
-
-
-def _add(totals: dict[str, float], sums: dict[str, Array] | None) -> dict[str, float]:
-    """Adds up in float64: float32 would lose tokens from 2^24 on."""
-    if sums is None:
-        return totals
-    return {name: totals[name] + float(value) for name, value in to_host(sums).items()}
 
 
 def main(argv: list[str]) -> None:

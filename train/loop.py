@@ -17,10 +17,10 @@ from parallel import check_platform, local_rows, make_mesh, shard_batch
 
 from .checkpoint import Checkpoints
 from .compose import make_model, preflight
-from .evaluate import evaluate, make_eval_step
-from .generate import continue_prompts
+from .evaluation import evaluate, make_eval_step
 from .interrupt import Interrupt
 from .metrics import Recorder, peak_flops
+from .samples import continue_prompts
 from .state import TrainState, abstract_state, init_state
 from .step import make_train_step
 from .workdir import check_space, check_workdir, write_run

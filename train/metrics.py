@@ -160,6 +160,6 @@ def _read_lines(path: epath.Path) -> list[str]:
     return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
-def read_metrics(workdir: str | epath.Path) -> list[dict[str, Any]]:
+def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
     """The records of a run's metrics.jsonl."""
     return [json.loads(line) for line in _read_lines(epath.Path(workdir) / "metrics.jsonl")]

@@ -1,0 +1,368 @@
+"""Preparation: what is written, what is left out, and that it is whole or absent."""
+
+import gzip
+import itertools
+import json
+import lzma
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from configs import base
+from data import Corpus, eval_batches, make_batches, prepare
+
+ROOT = Path(__file__).parents[1]
+
+# The first bytes of sha1(name), by sha1sum: e.txt 0acf, j.txt 40f9, d.txt 97e4, b.txt aceb, f/g.txt b127, h.txt c553,
+# c.txt fe4c. Of 2^16 these are 0.042, 0.254, 0.593, 0.675, 0.692, 0.771, 0.993.
+NAMES = ("e.txt", "c.txt", "j.txt", "d.txt", "b.txt", "f/g.txt", "h.txt")
+
+
+def some_text(seed: int, lines: int = 12) -> str:
+    rng = random.Random(seed)
+    words = ["the", "model", "sees", "tokens", "and", "learns", "which", "of", "them", "comes", "next", "\u00fcber"]
+    return "".join(
+        f"{seed} {' '.join(rng.choices(words, k=rng.randint(1, 12)))} {rng.random()}\n" for _ in range(lines)
+    )
+
+
+def quiet(line: str) -> None:
+    del line
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Any:
+    """Settings for the seven documents of NAMES, two of them held out."""
+    for i, name in enumerate(NAMES):
+        path = tmp_path / "text" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(some_text(i))
+    data: Any = base.get_config().data
+    data.update(source="text", path=str(tmp_path / "text"), dir=str(tmp_path / "prepared"), valid_fraction=0.32)
+    data.update(vocab_size=300, seq_len=16, batch_size=2, read_threads=0, prefetch=1)
+    return data
+
+
+def documents(corpus: Corpus, split: str) -> dict[str, str]:
+    """Names and texts of a split as any other program reads them."""
+    (info,) = (corpus.directory / "documents").glob("*/*/dataset_info.json")
+    builder: Any = tfds.builder_from_directory(info.parent)
+    records = builder.as_data_source(split=split)
+    return {records[i]["name"].decode(): records[i]["text"].decode() for i in range(len(records))}
+
+
+def all_documents(corpus: Corpus) -> dict[str, str]:
+    return documents(corpus, "train") | documents(corpus, "valid")
+
+
+def from_tokens(corpus: Corpus, split: str) -> list[str]:
+    """The texts of a split, decoded from its token file, after checks of the ids that begin and end each."""
+    ids = np.fromfile(corpus.directory / f"{split}.tokens", "<u2")
+    starts = np.load(corpus.directory / f"{split}.starts.npy")
+    assert starts[0] == 0
+    assert starts[-1] == len(ids)
+    pieces = [ids[a:b].tolist() for a, b in itertools.pairwise(starts)]
+    assert all((piece[0], piece[-1]) == (1, 2) and min(piece[1:-1]) >= 4 for piece in pieces)
+    return [corpus.tokenizer.decode(piece[1:-1]) for piece in pieces]
+
+
+def state(directory: Path) -> dict[str, tuple[int, int]]:
+    return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in directory.rglob("*")}
+
+
+def test_the_split_is_by_the_hash_of_the_name(data: Any):
+    corpus = prepare(data, log=quiet)
+    texts = {name: (Path(data.path) / name).read_text() for name in NAMES}
+    assert documents(corpus, "valid") == {name: texts[name] for name in ("e.txt", "j.txt")}
+    assert documents(corpus, "train") == {name: texts[name] for name in ("c.txt", "d.txt", "b.txt", "f/g.txt", "h.txt")}
+    data.valid_fraction = 0.1
+    assert list(documents(prepare(data, log=quiet), "valid")) == ["e.txt"]
+    data.valid_fraction = 0.99
+    assert list(documents(prepare(data, log=quiet), "train")) == ["c.txt"]
+
+
+def test_token_files_hold_every_document_between_its_begin_and_end(data: Any):
+    corpus = prepare(data, log=quiet)
+    for split in ("train", "valid"):
+        assert from_tokens(corpus, split) == list(documents(corpus, split).values())
+
+
+def test_metadata_counts_what_is_there(data: Any):
+    corpus = prepare(data, log=quiet)
+    metadata = json.loads((corpus.directory / "metadata.json").read_text())
+    assert metadata == corpus.metadata
+    for split, names in (("valid", ("e.txt", "j.txt")), ("train", ("c.txt", "d.txt", "b.txt", "f/g.txt", "h.txt"))):
+        assert metadata["splits"][split] == {
+            "documents": len(names),
+            "bytes": sum((Path(data.path) / name).stat().st_size for name in names),
+            "tokens": (corpus.directory / f"{split}.tokens").stat().st_size // 2,
+        }
+    assert metadata["token_dtype"] == "<u2"
+    assert metadata["vocab_size"] == 300
+    assert metadata["left_out"] == {}
+
+
+def test_gzip_and_xz_are_measured_on_the_validation_text(data: Any):
+    measured = prepare(data, log=quiet).metadata["compressed_bits_per_byte"]
+    text = b"".join((Path(data.path) / name).read_bytes() for name in ("e.txt", "j.txt"))
+    assert measured == {
+        "gzip": len(gzip.compress(text, compresslevel=9)) * 8 / len(text),
+        "xz": len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) * 8 / len(text),
+    }
+    assert 1 < measured["gzip"] < 6
+
+
+def test_a_second_preparation_does_nothing(data: Any):
+    first = prepare(data, log=quiet)
+    before, log = state(Path(data.dir)), []
+    data.update(seq_len=8, batch_size=1, packing=False)  # not what the files depend on
+    assert prepare(data, log=log.append).directory == first.directory
+    assert log == []
+    assert state(Path(data.dir)) == before
+    assert os.listdir(data.dir) == [first.directory.name]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"vocab_size": 320},
+        {"tokenizer": "unigram"},
+        {"valid_fraction": 0.4},
+        {"chunk_bytes": 500},
+        {"invalid_utf8": "error"},
+        {"tokenizer_bytes": 3000},
+    ],
+    ids=str,
+)
+def test_another_setting_makes_another_folder(change: dict[str, Any], data: Any):
+    first = prepare(data, log=quiet)
+    before = state(first.directory)
+    data.update(change)
+    second = prepare(data, log=quiet)
+    assert second.directory != first.directory
+    assert second.metadata["vocab_size"] == change.get("vocab_size", 300)
+    assert state(first.directory) == before
+
+
+def test_a_changed_file_makes_another_folder(data: Any):
+    first = prepare(data, log=quiet)
+    (Path(data.path) / "e.txt").write_text("something else")
+    second = prepare(data, log=quiet)
+    assert second.directory != first.directory
+    assert documents(second, "valid")["e.txt"] == "something else"
+
+
+def test_the_same_corpus_gives_the_same_files_anywhere(data: Any, tmp_path: Path):
+    first = prepare(data, log=quiet)
+    data.dir = str(tmp_path / "elsewhere")
+    second = prepare(data, log=quiet)
+    for name in ("metadata.json", "tokenizer.model", "train.tokens", "valid.tokens", "train.starts.npy"):
+        assert (first.directory / name).read_bytes() == (second.directory / name).read_bytes()
+
+
+def test_invalid_utf8_is_left_out_counted_and_named(data: Any):
+    (Path(data.path) / "b.txt").write_bytes(b"fine \xff not")
+    (Path(data.path) / "h.txt").write_bytes("cut \u20ac".encode()[:-1])
+    log: list[str] = []
+    corpus = prepare(data, log=log.append)
+    assert corpus.metadata["left_out"] == {"invalid UTF-8": 2}
+    assert list(documents(corpus, "train")) == ["c.txt", "d.txt", "f/g.txt"]
+    (line,) = [line for line in log if "invalid UTF-8" in line]
+    assert "b.txt" in line
+    assert "h.txt" in line
+
+
+def test_invalid_utf8_can_be_an_error_that_names_the_file(data: Any):
+    data.invalid_utf8 = "error"
+    (Path(data.path) / "b.txt").write_bytes(b"fine \xff not")
+    with pytest.raises(ValueError, match=r"b\.txt is not UTF-8 \(byte 5\); config\.data\.invalid_utf8='skip'"):
+        prepare(data, log=quiet)
+    assert os.listdir(data.dir) == []
+
+
+def test_repetitions_and_empty_documents_are_left_out(data: Any):
+    root = Path(data.path)
+    (root / "h.txt").write_bytes((root / "e.txt").read_bytes())
+    (root / "b.txt").write_bytes(b"")
+    (root / "f" / "g.txt").write_bytes(b"\n")  # not empty
+    corpus = prepare(data, log=quiet)
+    assert corpus.metadata["left_out"] == {"exact repetition": 1, "empty": 1}
+    assert sorted(all_documents(corpus)) == ["c.txt", "d.txt", "e.txt", "f/g.txt", "j.txt"]
+
+
+def test_an_empty_corpus_is_named(data: Any):
+    for name in NAMES:
+        (Path(data.path) / name).write_bytes(b"")
+    with pytest.raises(ValueError, match=r"corpus of config\.data\.source='text' is empty"):
+        prepare(data, log=quiet)
+    assert os.listdir(data.dir) == []
+
+
+@pytest.mark.parametrize(("fraction", "split"), [(0.01, "valid"), (0.9999, "train")])
+def test_a_split_without_documents_names_the_keys_that_help(fraction: float, split: str, data: Any):
+    data.valid_fraction = fraction
+    with pytest.raises(ValueError, match=rf"config\.data\.valid_fraction={fraction} leaves .* {split}") as error:
+        prepare(data, log=quiet)
+    assert "config.data.chunk_bytes" in str(error.value)
+    assert os.listdir(data.dir) == []
+
+
+def test_chunks_end_at_line_ends_and_make_up_the_document(data: Any):
+    data.chunk_bytes = 100
+    long_line = "".join(f"{i}\u20ac\U0001f600" for i in range(60))  # of characters of 1, 3 and 4 bytes
+    (Path(data.path) / "b.txt").write_text(f"first\n{long_line}\nlast\r\n")
+    corpus = prepare(data, log=quiet)
+    assert corpus.metadata["left_out"] == {}
+    chunks = {(name.split("@")[0], int(name.split("@")[1])): text for name, text in all_documents(corpus).items()}
+    for name in NAMES:
+        content = (Path(data.path) / name).read_bytes()
+        mine = sorted((offset, text.encode()) for (of, offset), text in chunks.items() if of == name)
+        assert b"".join(text for _, text in mine) == content
+        assert [content[offset:][: len(text)] for offset, text in mine] == [text for _, text in mine]
+        assert max(len(text) for _, text in mine) <= 100
+        assert len(mine) >= len(content) // 100
+        if name != "b.txt":
+            assert all(text.endswith(b"\n") for _, text in mine)
+    assert chunks["b.txt", 0] == "first\n"
+
+
+def test_a_document_is_not_cut_when_it_is_short_enough(data: Any):
+    sizes = [(Path(data.path) / name).stat().st_size for name in NAMES]
+    data.chunk_bytes = max(sizes)
+    assert sorted(all_documents(prepare(data, log=quiet))) == sorted(NAMES)
+
+
+def test_the_smallest_chunks_cut_no_character(data: Any):
+    data.update(chunk_bytes=4, vocab_size=330)
+    (Path(data.path) / "e.txt").write_text("\U0001f600\U0001f601a\U0001f602\u20ac\u20ad\u00e9b\u00e8\U0001f603")
+    corpus = prepare(data, log=quiet)
+    assert "invalid UTF-8" not in corpus.metadata["left_out"]
+    data.chunk_bytes = 3
+    with pytest.raises(ValueError, match=r"config\.data\.chunk_bytes=3"):
+        prepare(data, log=quiet)
+
+
+def test_a_folder_that_cannot_be_made_is_named(data: Any, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    data.dir = str(tmp_path / "file" / "below")
+    with pytest.raises(OSError, match=r"cannot write to config\.data\.dir='.*/file/below'"):
+        prepare(data, log=quiet)
+
+
+def test_an_error_while_writing_names_the_folder_and_keeps_nothing(data: Any):
+    def full(line: str) -> None:
+        if line.startswith("Tokenizing"):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match=r"config\.data\.dir='.*prepared': .*No space left"):
+        prepare(data, log=full)
+    assert os.listdir(data.dir) == []
+
+
+def truncate(by: int) -> Callable[[Path], int]:
+    return lambda path: path.write_bytes(path.read_bytes()[:-by])
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("tokenizer.model", lambda path: path.write_bytes(path.read_bytes() + b"\0")),
+        ("tokenizer.model", lambda path: path.write_bytes(b"")),
+        ("valid.tokens", truncate(2)),
+        ("valid.tokens", truncate(1)),
+        ("valid.tokens", lambda path: path.write_bytes(b"")),
+        ("valid.starts.npy", truncate(8)),
+        ("valid.starts.npy", lambda path: path.write_bytes(b"")),
+        ("metadata.json", truncate(20)),
+        ("metadata.json", lambda path: path.write_bytes(b"")),
+    ],
+)
+def test_a_damaged_file_is_named(name: str, damage: Callable[[Path], int], data: Any):
+    path = prepare(data, log=quiet).directory / name
+    damage(path)
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        next(eval_batches(data))
+    assert str(path) in str(error.value)
+
+
+def test_batches_prepare_a_corpus_that_is_not_there(data: Any, capsys: pytest.CaptureFixture[str]):
+    batch = next(make_batches(data))
+    assert batch["inputs"].shape == (2, 16)
+    assert capsys.readouterr().err.startswith("Preparing text in ")
+
+
+def test_a_process_that_is_second_takes_what_the_first_wrote(data: Any):
+    first: list[Corpus] = []
+
+    def overtake(line: str) -> None:
+        if line.startswith("Training"):
+            first.append(prepare(data, log=quiet))
+            before.update(state(first[0].directory))
+
+    before: dict[str, tuple[int, int]] = {}
+    second = prepare(data, log=overtake)
+    assert second.directory == first[0].directory
+    assert second.metadata == first[0].metadata
+    assert state(second.directory) == before
+    assert os.listdir(data.dir) == [second.directory.name]
+
+
+def start(data: Any, tmp_path: Path) -> subprocess.Popen[str]:
+    """Starts `python -m data.prepare` on these settings."""
+    config = tmp_path / "config.py"
+    lines = ["from configs import base", "def get_config():", "    config = base.get_config()"]
+    lines += [f"    config.data.update({data.to_dict()!r})", "    return config"]
+    config.write_text("\n".join(lines))
+    command = [sys.executable, "-m", "data.prepare", f"--config={config}"]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("moment", ["Preparing", "Training", "Tokenizing valid"])
+def test_a_killed_preparation_leaves_no_corpus_and_the_next_one_succeeds(moment: str, data: Any, tmp_path: Path):
+    process = start(data, tmp_path)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith(moment):
+            break
+    else:
+        pytest.fail(f"it never said {moment}")
+    process.kill()
+    process.communicate()
+    finished = [path for path in Path(data.dir).glob("*") if not path.name.startswith(".")]
+    for path in finished:  # it may have been faster than the signal; then it is whole
+        assert (path / "metadata.json").exists()
+        assert finished == [prepare(data, log=quiet).directory]
+    corpus = prepare(data, log=quiet)
+    for split in ("train", "valid"):
+        assert from_tokens(corpus, split) == list(documents(corpus, split).values())
+
+
+def test_two_processes_may_prepare_at_once(data: Any, tmp_path: Path):
+    processes = [start(data, tmp_path) for _ in range(2)]
+    output = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], output
+    corpus = prepare(data, log=quiet)
+    assert os.listdir(data.dir) == [corpus.directory.name]
+    for out, _ in output:
+        assert json.loads(out) == {"directory": str(corpus.directory)} | corpus.metadata
+    assert from_tokens(corpus, "valid") == list(documents(corpus, "valid").values())
+
+
+def test_preparing_and_reading_never_import_tensorflow(data: Any):
+    program = f"""
+import sys
+from data import eval_batches, make_batches
+settings = {data.to_dict()!r}
+print(next(make_batches(settings))["inputs"].shape, next(eval_batches(settings))["inputs"].shape)
+print("tensorflow" in sys.modules)
+"""
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines() == ["(2, 16) (2, 16)", "False"]
