@@ -82,6 +82,9 @@ class TransformerConfig:
         for field in ("num_layers", "d_model", "num_heads", "num_kv_heads", "d_mlp", "vocab_multiple"):
             if getattr(self, field) < 1:
                 raise ValueError(f"config.model.{field}={getattr(self, field)} must be at least 1")
+        for field in ("norm_eps", "rope_theta", "init_std"):
+            if getattr(self, field) <= 0:
+                raise ValueError(f"config.model.{field}={getattr(self, field)} must be above 0")
         for field in ("head_dim", "window", "attention_soft_cap", "logit_soft_cap"):
             if getattr(self, field) < 0:
                 raise ValueError(f"config.model.{field}={getattr(self, field)} must be 0 (off) or more")
@@ -94,9 +97,10 @@ class TransformerConfig:
                 f"config.model.num_kv_heads={self.num_kv_heads}; use one of {legal} for num_kv_heads"
             )
         if not self.head_dim and self.d_model % self.num_heads:
+            multiple = self.num_heads * (2 if self.position == "rope" else 1)  # rope needs an even head_dim
             raise ValueError(
                 f"config.model.d_model={self.d_model} is not divisible by config.model.num_heads="
-                f"{self.num_heads}; use d_model={math.ceil(self.d_model / self.num_heads) * self.num_heads} "
+                f"{self.num_heads}; use d_model={math.ceil(self.d_model / multiple) * multiple} "
                 "or set config.model.head_dim"
             )
         if self.position == "rope" and self.size_of_head % 2:

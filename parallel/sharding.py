@@ -53,7 +53,9 @@ def make_rules(preset: str = "default", replaced: str = "") -> Rules:
         raise ValueError(f"config.mesh.rules={preset!r} is not known; use one of {', '.join(RULES)}")
     rules = dict(RULES[preset])
     for rule in filter(None, (part.strip() for part in replaced.split(","))):
-        logical, _, axes = (part.strip() for part in rule.partition("="))
+        logical, equals, axes = (part.strip() for part in rule.partition("="))
+        if not equals:
+            raise ValueError(f"config.mesh.replaced_rules: {rule!r} has no '='; '{logical}=' divides it over nothing")
         if logical not in rules:
             raise ValueError(
                 f"config.mesh.replaced_rules: {logical!r} is no logical axis; use one of {', '.join(rules)}"
@@ -78,7 +80,7 @@ def tree_shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
         The unboxed tree with a NamedSharding for each leaf.
 
     Raises:
-        ValueError: a dim is not divisible by the mesh axes it is divided over.
+        ValueError: a dim is not divisible by the mesh axes it is divided over, or two dims want the same axis.
     """
     specs = nn.get_partition_spec(tree)
     shardings = nn.logical_to_mesh_sharding(specs, mesh, rules)  # pyright: ignore[reportArgumentType]
@@ -86,6 +88,12 @@ def tree_shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
     def check(path: Any, leaf: Any, sharding: NamedSharding, spec: PartitionSpec) -> NamedSharding:
         for dim, (size, axes, logical) in enumerate(zip(leaf.shape, sharding.spec, spec, strict=False)):
             axes = () if axes is None else (axes,) if isinstance(axes, str) else axes
+            wanted = () if logical is None else dict(rules).get(logical, ())
+            if axes != wanted:  # Flax drops a rule whose mesh axis another dim already has
+                raise ValueError(
+                    f"{jax.tree_util.keystr(path)}: dim {dim} ({logical!r}) is to be divided over {wanted}, of which "
+                    f"another dim has a part; give each mesh axis to one dim in config.mesh.replaced_rules"
+                )
             parts = int(np.prod([mesh.shape[axis] for axis in axes]))
             if size % parts:
                 keys = ", ".join(f"config.mesh.{axis}={mesh.shape[axis]}" for axis in axes)

@@ -45,7 +45,25 @@ def corpus_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty documents of uneven lengths, prepared once for all workers."""
     directory = tmp_path_factory.getbasetemp().parent / "corpus"
     text = directory / "text"
-    words = "the model sees tokens and learns which of them comes next in a row of many words".split()
+    words = [
+        "the",
+        "model",
+        "sees",
+        "tokens",
+        "and",
+        "learns",
+        "which",
+        "of",
+        "them",
+        "comes",
+        "next",
+        "in",
+        "a",
+        "row",
+        "of",
+        "many",
+        "words",
+    ]
     for i in range(20):
         name = text / f"{i}.txt"
         name.parent.mkdir(parents=True, exist_ok=True)

@@ -27,8 +27,8 @@ from data.store import fingerprint
 from parallel import make_mesh
 from tests.helpers import uneven_batch
 from train import fit, init_state, make_train_step
-from train.samples import continue_prompts
 from train.metrics import read_metrics
+from train.samples import continue_prompts
 from train.state import abstract_state
 
 

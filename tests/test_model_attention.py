@@ -46,7 +46,7 @@ def test_documents_do_not_see_padding():
 
 
 @pytest.mark.parametrize(
-    "window, expected",
+    ("window", "expected"),
     [
         (1, [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]),
         (2, [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]),
@@ -113,12 +113,17 @@ def inputs(case: Case) -> tuple[tuple[np.ndarray, ...], np.ndarray, np.ndarray]:
     heads = (case.N, case.K, case.K)
     qkv = tuple(1.5 * rng.standard_normal((B, T, n, H)).astype(np.float32) for n in heads)
     if case.packed:
-        return qkv, np.array([[0, 1, 2, 0, 1, 2], [0, 1, 0, 1, 2, 3]]), np.array([[1, 1, 1, 2, 2, 2], [1, 1, 2, 2, 2, 0]])
+        return (
+            qkv,
+            np.array([[0, 1, 2, 0, 1, 2], [0, 1, 0, 1, 2, 3]]),
+            np.array([[1, 1, 1, 2, 2, 2], [1, 1, 2, 2, 2, 0]]),
+        )
     return qkv, np.tile(np.arange(T), (B, 1)), np.ones((B, T), int)
 
 
-def reference(q, k, v, positions, segments, case: Case) -> np.ndarray:
+def reference(qkv, positions, segments, case: Case) -> np.ndarray:
     """One query of one head at a time, in float64."""
+    q, k, v = qkv
     y = np.zeros(q.shape)
     for b, t, n in np.ndindex(q.shape[:3]):
         group = n // (case.N // case.K)
@@ -135,10 +140,10 @@ def reference(q, k, v, positions, segments, case: Case) -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnames="case")
-def call(q, k, v, positions, segments, case: Case) -> jax.Array:
+def call(qkv, positions, segments, case: Case) -> jax.Array:
     at, segment = jnp.asarray(positions), jnp.asarray(segments)
     return attention(
-        *(jnp.asarray(x) for x in (q, k, v)),
+        *(jnp.asarray(x) for x in qkv),
         q_positions_BT=at,
         kv_positions_BS=at,
         q_segment_ids_BT=segment,
@@ -151,8 +156,8 @@ def call(q, k, v, positions, segments, case: Case) -> jax.Array:
 @each_case
 def test_attention_is_that_of_the_loops(case):
     qkv, positions, segments = inputs(case)
-    expected = reference(*qkv, positions, segments, case)
-    np.testing.assert_allclose(call(*qkv, positions, segments, case), expected, atol=1e-5)
+    expected = reference(qkv, positions, segments, case)
+    np.testing.assert_allclose(call(qkv, positions, segments, case), expected, atol=1e-5)
 
 
 @each_case
@@ -160,7 +165,7 @@ def test_gradients_are_the_finite_differences_of_the_loops(case):
     qkv, positions, segments = inputs(case)
     weight = np.random.default_rng(1).standard_normal((B, T, case.N, H))
     weight32 = jnp.asarray(weight, jnp.float32)
-    grads = jax.jit(jax.grad(lambda qkv: jnp.sum(call(*qkv, positions, segments, case) * weight32)))(qkv)
+    grads = jax.jit(jax.grad(lambda qkv: jnp.sum(call(qkv, positions, segments, case) * weight32)))(qkv)
     rng, step = np.random.default_rng(2), 1e-5
     for which, grad in enumerate(grads):
         # Along random directions: each touches every entry, at the cost of two evaluations.
@@ -170,14 +175,15 @@ def test_gradients_are_the_finite_differences_of_the_loops(case):
             for sign in (1, -1):
                 moved = [x.astype(np.float64) for x in qkv]
                 moved[which] = moved[which] + sign * step * direction
-                ends.append((reference(*moved, positions, segments, case) * weight).sum())
+                ends.append((reference(moved, positions, segments, case) * weight).sum())
             np.testing.assert_allclose((grad * direction).sum(), (ends[0] - ends[1]) / (2 * step), rtol=1e-4, atol=1e-4)
 
 
 def test_query_heads_of_a_group_share_keys_and_values_in_order():
     # Heads 0 and 1 read the first key/value head, 2 and 3 the second.
     v = jnp.broadcast_to(jnp.array([10.0, 20.0])[:, None], (1, 3, 2, 4))
-    y = call(jnp.ones((1, 3, 4, 4)), jnp.ones((1, 3, 2, 4)), v, np.arange(3)[None], np.ones((1, 3), int), Case())
+    qkv = jnp.ones((1, 3, 4, 4)), jnp.ones((1, 3, 2, 4)), v
+    y = call(qkv, np.arange(3)[None], np.ones((1, 3), int), Case())
     np.testing.assert_allclose(y[0, :, :, 0], [[10, 10, 20, 20]] * 3, rtol=1e-6)
 
 
@@ -201,7 +207,7 @@ def test_a_changed_document_leaves_its_neighbour_bit_identical():
     qkv, positions, segments = inputs(case)
     first = segments == 1
     changed = [np.where(first[:, :, None, None], 1e3 * x, x) for x in qkv]
-    before, after = (np.asarray(call(*x, positions, segments, case)) for x in (qkv, changed))
+    before, after = (np.asarray(call(x, positions, segments, case)) for x in (qkv, changed))
     np.testing.assert_array_equal(before[~first], after[~first])
     assert not np.array_equal(before[first], after[first])
 
@@ -209,8 +215,8 @@ def test_a_changed_document_leaves_its_neighbour_bit_identical():
 def test_a_packed_document_attends_as_if_alone():
     case = CASES["packed"]
     qkv, positions, segments = inputs(case)
-    packed = call(*qkv, positions, segments, case)[0, 3:]  # the second document of the first row
-    alone = call(*(x[:1, 3:] for x in qkv), np.arange(3)[None], np.ones((1, 3), int), case)[0]
+    packed = call(qkv, positions, segments, case)[0, 3:]  # the second document of the first row
+    alone = call([x[:1, 3:] for x in qkv], np.arange(3)[None], np.ones((1, 3), int), case)[0]
     np.testing.assert_allclose(packed, alone, atol=1e-6)
 
 
@@ -218,7 +224,7 @@ def test_bfloat16_inputs_give_bfloat16_with_softmax_in_float32():
     case = CASES["gqa"]
     qkv, positions, segments = inputs(case)
     rounded = [jnp.asarray(x, jnp.bfloat16) for x in qkv]
-    y = call(*rounded, positions, segments, case)
+    y = call(rounded, positions, segments, case)
     assert y.dtype == jnp.bfloat16
-    expected = reference(*(np.asarray(x, np.float32) for x in rounded), positions, segments, case)
+    expected = reference([np.asarray(x, np.float32) for x in rounded], positions, segments, case)
     np.testing.assert_allclose(y.astype(jnp.float32), expected, atol=0.03)

@@ -10,8 +10,8 @@ import pytest
 from model.layers import ACTIVATIONS, dropout, layer_norm, rms_norm, rope, soft_cap
 
 
-def normal(seed: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+def normal(seed: int, *shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
 
 
 def test_rms_norm_of_a_literal_vector():
@@ -30,7 +30,7 @@ def test_layer_norm_of_a_literal_vector():
 
 def test_norms_follow_their_formulas_over_the_last_dim():
     x, scale, bias = normal(0, 2, 3, 16), normal(1, 16), normal(2, 16)
-    y = x.astype(np.float64)
+    y = np.asarray(x, np.float64)
     expected = y / np.sqrt((y**2).mean(-1, keepdims=True) + 1e-3) * scale
     np.testing.assert_allclose(rms_norm(x, scale, eps=1e-3), expected, rtol=1e-5, atol=1e-6)
     expected = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-3) * scale + bias
@@ -68,11 +68,11 @@ def test_rope_turns_each_pair_by_position_times_frequency():
 
 def test_rope_leaves_position_zero_as_it_is():
     x = normal(3, 2, 3, 2, 8)
-    np.testing.assert_array_equal(rope(jnp.asarray(x), jnp.zeros((2, 3), jnp.int32), theta=10_000.0), x)
+    np.testing.assert_array_equal(rope(x, jnp.zeros((2, 3), jnp.int32), theta=10_000.0), x)
 
 
 def test_rope_makes_scores_depend_on_distance_only():
-    q, k = jnp.asarray(normal(4, 1, 1, 1, 8)), jnp.asarray(normal(5, 1, 1, 1, 8))
+    q, k = normal(4, 1, 1, 1, 8), normal(5, 1, 1, 1, 8)
 
     def score(q_position: int, k_position: int) -> float:
         turned = (rope(x, jnp.array([[at]]), theta=100.0) for x, at in ((q, q_position), (k, k_position)))
@@ -134,9 +134,9 @@ def test_dropout_zeroes_at_its_rate_and_scales_the_rest():
     assert (y == 0).mean() == pytest.approx(0.25, abs=0.007)  # five standard deviations
 
 
-@pytest.mark.parametrize("rate, key", [(0.5, None), (0.0, jax.random.key(0))], ids=["no key", "no rate"])
+@pytest.mark.parametrize(("rate", "key"), [(0.5, None), (0.0, jax.random.key(0))], ids=["no key", "no rate"])
 def test_dropout_is_off_without_a_key_or_rate(rate, key):
-    x = jnp.asarray(normal(6, 4, 8))
+    x = normal(6, 4, 8)
     np.testing.assert_array_equal(dropout(x, rate, key), x)
 
 

@@ -17,12 +17,15 @@ import pytest
 from configs import base
 from model import REMAT_POLICIES, Transformer, TransformerConfig, loop_layers, scan_layers
 
+# What a tiny test waits for is the compiler.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
 
 def make_config(**changes) -> TransformerConfig:
     """The defaults of configs/base.py in a tiny shape, with `changes`."""
-    defaults = base.get_config().model
+    defaults: Any = base.get_config().model
     names = {field.name for field in dataclasses.fields(TransformerConfig)}
-    shape = {"vocab_size": 40, "vocab_multiple": 1, "max_length": 16, "num_layers": 2, "d_mlp": 48}
+    shape: dict[str, Any] = {"vocab_size": 40, "vocab_multiple": 1, "max_length": 16, "num_layers": 2, "d_mlp": 48}
     shape |= {"d_model": 32, "num_heads": 4, "num_kv_heads": 4}
     return TransformerConfig(**({name: defaults[name] for name in defaults if name in names} | shape | changes))
 
@@ -47,7 +50,7 @@ def build(variant: str = "gpt", **changes) -> tuple[TransformerConfig, Any, Any]
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: 0.3 * rng.standard_normal(leaf.shape, np.float32), nn.unbox(shapes))
-    apply = jax.jit(lambda params, *args, **kwargs: model.apply({"params": params}, *args, **kwargs))
+    apply = jit(lambda params, *args, **kwargs: model.apply({"params": params}, *args, **kwargs))
     return config, params, apply
 
 
@@ -55,7 +58,7 @@ def build(variant: str = "gpt", **changes) -> tuple[TransformerConfig, Any, Any]
 SEGMENT_IDS = np.array([[1] * 5 + [2] * 4 + [0] * 3, [1] * 7 + [2] * 5], np.int32)
 POSITIONS = np.array([[0, 1, 2, 3, 4, 0, 1, 2, 3, 0, 1, 2], [0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3, 4]], np.int32)
 TOKENS = np.random.default_rng(1).integers(0, 40, size=(2, 12)).astype(np.int32)
-PACKING = {"positions_BT": POSITIONS, "segment_ids_BT": SEGMENT_IDS}
+PACKING: dict[str, Any] = {"positions_BT": POSITIONS, "segment_ids_BT": SEGMENT_IDS}
 
 
 def changed_where(where: np.ndarray) -> np.ndarray:
@@ -136,7 +139,7 @@ def test_a_changed_document_leaves_the_logits_of_the_others_bit_identical(varian
     _, params, apply = build(variant)
     before = np.asarray(apply(params, TOKENS, **PACKING))
     for document in (0, 1, 2):  # padding, first, second
-        changed = document == SEGMENT_IDS
+        changed = np.equal(SEGMENT_IDS, document)
         after = np.asarray(apply(params, changed_where(changed), **PACKING))
         np.testing.assert_array_equal(before[~changed], after[~changed])
         assert not np.isclose(before[changed], after[changed]).all(axis=-1).any()
@@ -166,11 +169,13 @@ def test_rows_of_a_batch_are_independent():
     assert not np.array_equal(before[0], after[0])
 
 
-@pytest.mark.parametrize("variant, same", [("gpt", True), ("gpt2", False)])
+@pytest.mark.parametrize(("variant", "same"), [("gpt", True), ("gpt2", False)])
 def test_shifted_positions_matter_to_learned_ones_only(variant, same):
     _, params, apply = build(variant)
     at = np.tile(np.arange(12, dtype=np.int32), (2, 1))
-    logits = [np.asarray(apply(params, TOKENS, positions_BT=at + shift, segment_ids_BT=SEGMENT_IDS)) for shift in (0, 3)]
+    logits = [
+        np.asarray(apply(params, TOKENS, positions_BT=at + shift, segment_ids_BT=SEGMENT_IDS)) for shift in (0, 3)
+    ]
     assert np.allclose(*logits, rtol=1e-4, atol=1e-4) is same
 
 
@@ -242,7 +247,7 @@ def test_standard_deviations_at_initialisation():
     wide = {"d_model": 64, "head_dim": 32, "num_kv_heads": 2, "d_mlp": 256, "vocab_size": 512, "max_length": 256}
     choices = {"activation": "swiglu", "use_bias": True, "tie_embeddings": False, "position": "learned"}
     config = make_config(num_layers=8, norm="layernorm", qk_norm=True, init_std=0.05, **wide, **choices)
-    params = named_leaves(nn.unbox(boxed_params(config, init=lambda fn, *args: jax.jit(fn)(*args))))
+    params = named_leaves(nn.unbox(boxed_params(config, init=lambda fn, *args: jit(fn)(*args))))
     expected = {
         "embedding": 0.05,
         "positions": 0.05,
@@ -266,14 +271,6 @@ def test_standard_deviations_at_initialisation():
         assert np.abs(np.corrcoef(layers) - np.eye(8)).max() < 0.1, f"layers share their {name}"
 
 
-def test_every_parameter_has_a_gradient():
-    choices = {"use_bias": True, "norm": "layernorm", "qk_norm": True, "tie_embeddings": False}
-    _, params, apply = build("llama", **choices)
-    grads = jax.jit(jax.grad(lambda params: jnp.mean(jax.nn.logsumexp(apply(params, TOKENS), axis=-1))))(params)
-    for name, grad in named_leaves(grads).items():
-        assert np.abs(grad).max() > 1e-6, name
-
-
 def test_an_untied_head_equal_to_the_table_gives_the_tied_logits():
     tied = build("llama", tie_embeddings=True)
     _, params, apply = build("llama")
@@ -282,7 +279,7 @@ def test_an_untied_head_equal_to_the_table_gives_the_tied_logits():
     assert not np.allclose(apply(params, TOKENS), apply(same, TOKENS))
 
 
-@pytest.mark.parametrize("dtype, error", [("bfloat16", 0.1), ("float16", 0.02)])
+@pytest.mark.parametrize(("dtype", "error"), [("bfloat16", 0.1), ("float16", 0.02)])
 def test_parameters_and_logits_are_float32_under_a_narrow_compute_dtype(dtype, error):
     config, params, apply = build("gpt2", dtype=dtype)
     assert {leaf.dtype for leaf in jax.tree.leaves(boxed_params(config))} == {np.dtype("float32")}
@@ -296,30 +293,23 @@ def test_parameters_and_logits_are_float32_under_a_narrow_compute_dtype(dtype, e
 
 
 @pytest.mark.parametrize("variant", ["gpt", "llama"])  # tied and untied
-def test_a_padded_vocabulary_changes_neither_loss_nor_gradients(variant):
+def test_a_padded_vocabulary_does_not_change_the_loss(variant):
     _, params, apply = build(variant)
     _, padded_params, padded_apply = build(variant, vocab_multiple=64)
-    tables = [name for name in ("embedding", "head") if name in params]
-    padded_params = params | {name: padded_params[name].copy() for name in tables}
-    for name in tables:
-        padded_params[name][:40] = params[name]
+    tables = {name: padded_params[name].copy() for name in ("embedding", "head") if name in params}
+    for name, table in tables.items():
+        assert table.shape == (64, 32)
+        table[:40] = params[name]
 
-    def loss_and_grad(apply, params):
-        def loss(params):
-            logits = apply(params, TOKENS)
-            return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - logits[..., 3]), logits
+    def loss(logits):
+        logits = np.asarray(logits, np.float64)
+        return np.mean(np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, TOKENS[..., None], -1)[..., 0])
 
-        return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-
-    (expected, logits), grads = loss_and_grad(apply, params)
-    (loss, padded_logits), padded_grads = loss_and_grad(padded_apply, padded_params)
+    logits, padded_logits = apply(params, TOKENS), padded_apply(params | tables, TOKENS)
     assert padded_logits.shape == (2, 12, 64)
-    np.testing.assert_allclose(padded_logits[..., :40], logits, atol=1e-6)
     assert padded_logits[..., 40:].max() <= -1e29
-    assert float(loss) == pytest.approx(float(expected), abs=1e-6)
-    for name in tables:
-        np.testing.assert_allclose(padded_grads[name][:40], grads[name], rtol=1e-4, atol=1e-6)
-        np.testing.assert_array_equal(padded_grads[name][40:], 0.0)
+    np.testing.assert_allclose(padded_logits[..., :40], logits, atol=1e-6)
+    assert loss(padded_logits) == pytest.approx(loss(logits), abs=1e-6)
 
 
 # ---- the way through the layers
@@ -327,17 +317,16 @@ def test_a_padded_vocabulary_changes_neither_loss_nor_gradients(variant):
 STACKS = {
     "loop": loop_layers,
     "unroll 2 of 3": functools.partial(scan_layers, unroll=2),
-    "unroll 3": functools.partial(scan_layers, unroll=3),
 } | {f"remat {policy}": functools.partial(scan_layers, remat=policy) for policy in REMAT_POLICIES if policy != "none"}
 
 
 def stack_loss(stack_fn):
-    """The loss of the llama variant with three layers and dropout, as a function of its parameters."""
-    config, params, _ = build("llama", num_layers=3, dropout=0.2)
+    """The loss of three layers with every kind of parameter and with dropout, as a function of the parameters."""
+    config, params, _ = build("llama", num_layers=3, dropout=0.2, use_bias=True, norm="layernorm", qk_norm=True)
     model = Transformer(config, stack_fn=stack_fn)
 
     def loss(params):
-        logits = model.apply({"params": params}, TOKENS, **PACKING, dropout_key=jax.random.key(3))
+        logits: Any = model.apply({"params": params}, TOKENS, **PACKING, dropout_key=jax.random.key(3))
         return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - logits[..., 3])
 
     return loss, params
@@ -346,13 +335,18 @@ def stack_loss(stack_fn):
 @functools.cache
 def scanned() -> tuple[Any, Any]:
     loss, params = stack_loss(scan_layers)
-    return jax.jit(jax.value_and_grad(loss))(params)
+    return jit(jax.value_and_grad(loss))(params)
+
+
+def test_every_parameter_has_a_gradient():
+    for name, grad in named_leaves(scanned()[1]).items():
+        assert np.abs(grad).max() > 1e-5, name
 
 
 @pytest.mark.parametrize("stack", STACKS)
 def test_every_way_through_the_layers_has_the_loss_and_gradients_of_the_scan(stack):
     loss, params = stack_loss(STACKS[stack])
-    value, grads = jax.jit(jax.value_and_grad(loss))(params)
+    value, grads = jit(jax.value_and_grad(loss))(params)
     expected_value, expected = scanned()
     assert float(value) == pytest.approx(float(expected_value), rel=1e-6)
     for name, leaf in named_leaves(expected).items():
@@ -372,15 +366,14 @@ def test_remat_policies_recompute_more_and_more():
 # ---- dropout
 
 
+@functools.cache
 def dropout_model(stack_fn) -> tuple[Any, Any]:
     """A model whose logits are the residual stream, to which write number i adds 2^i, and parameters for it.
 
     All parameters are zero but the embedding, the output biases and an identity as head; an eps that dwarfs the
     activations makes the last norm a constant factor.
     """
-    config = make_config(
-        vocab_size=32, num_layers=3, use_bias=True, tie_embeddings=False, dropout=0.5, norm_eps=1e8
-    )
+    config = make_config(vocab_size=32, num_layers=3, use_bias=True, tie_embeddings=False, dropout=0.5, norm_eps=1e8)
     params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), nn.unbox(boxed_params(config)))
     params["embedding"] += 1.0
     params["layers"]["attention"]["b_out"] += np.array([[2.0], [8.0], [32.0]], np.float32)
@@ -388,7 +381,9 @@ def dropout_model(stack_fn) -> tuple[Any, Any]:
     params["final_norm"]["scale"] += 1e4
     params["head"] += np.eye(32, dtype=np.float32)
     model = Transformer(config, stack_fn=stack_fn)
-    return jax.jit(lambda params, key: model.apply({"params": params}, jnp.zeros((2, 16), jnp.int32), dropout_key=key)), params
+    return jit(
+        lambda params, key: model.apply({"params": params}, jnp.zeros((2, 16), jnp.int32), dropout_key=key)
+    ), params
 
 
 def dropout_masks(logits: jax.Array) -> np.ndarray:
@@ -411,8 +406,8 @@ def test_dropout_masks_follow_from_the_key_alone():
     scan, params = dropout_model(scan_layers)
     expected = dropout_masks(scan(params, jax.random.key(0)))
     np.testing.assert_array_equal(dropout_masks(scan(params, jax.random.key(0))), expected)
-    for stack_fn in (loop_layers, functools.partial(scan_layers, unroll=2)):
-        np.testing.assert_array_equal(dropout_masks(dropout_model(stack_fn)[0](params, jax.random.key(0))), expected)
+    loop, _ = dropout_model(loop_layers)
+    np.testing.assert_array_equal(dropout_masks(loop(params, jax.random.key(0))), expected)
 
 
 def test_dropout_is_off_without_a_key():
@@ -424,7 +419,7 @@ def test_dropout_is_off_without_a_key():
 
 
 @pytest.mark.parametrize(
-    "changes, said",
+    ("changes", "said"),
     [
         ({"num_heads": 6, "num_kv_heads": 4}, ["model.num_heads=6", "model.num_kv_heads=4", "[1, 2, 3, 6]"]),
         ({"num_heads": 4, "num_kv_heads": 8}, ["model.num_heads=4", "model.num_kv_heads=8", "[1, 2, 4]"]),
@@ -440,9 +435,8 @@ def test_dropout_is_off_without_a_key():
         ({"dropout": -0.1}, ["model.dropout=-0.1", "at least 0 and below 1"]),
         *(
             ({name: 0}, [f"model.{name}=0", "at least 1"])
-            for name in ("vocab_size", "num_layers", "d_model", "num_heads", "num_kv_heads", "d_mlp", "max_length")
+            for name in ("num_layers", "d_model", "num_heads", "num_kv_heads", "d_mlp", "vocab_multiple")
         ),
-        ({"vocab_multiple": 0}, ["model.vocab_multiple=0", "at least 1"]),
         ({"head_dim": -8}, ["model.head_dim=-8", "0 (off) or more"]),
         ({"window": -1}, ["model.window=-1", "0 (off) or more"]),
         ({"attention_soft_cap": -1.0}, ["model.attention_soft_cap=-1.0", "0 (off) or more"]),

@@ -1,0 +1,111 @@
+"""The mesh: sizes that resolve, sizes that do not, and the platform.
+
+Eight simulated devices; a literal shape lists stage, data, fsdp, expert, context and tensor.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from configs import base
+from parallel import AXES, MeshConfig, check_platform, make_mesh
+
+
+def test_axes_are_in_the_order_from_slow_to_fast_links():
+    assert AXES == ("stage", "data", "fsdp", "expert", "context", "tensor")
+    assert make_mesh().axis_names == ("stage", "data", "fsdp", "expert", "context", "tensor")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shape"),
+    [
+        ({}, (1, 8, 1, 1, 1, 1)),
+        ({"fsdp": 2}, (1, 4, 2, 1, 1, 1)),
+        ({"fsdp": 2, "tensor": 2}, (1, 2, 2, 1, 1, 2)),
+        ({"data": 2, "fsdp": -1}, (1, 2, 4, 1, 1, 1)),
+        ({"data": 1, "fsdp": 4, "tensor": -1}, (1, 1, 4, 1, 1, 2)),
+        ({"data": 2, "fsdp": 2, "tensor": 2}, (1, 2, 2, 1, 1, 2)),
+        ({"data": 8, "tensor": -1}, (1, 8, 1, 1, 1, 1)),
+    ],
+)
+def test_sizes_resolve_to_all_devices(sizes, shape):
+    mesh = make_mesh(MeshConfig(**sizes))
+    assert mesh.devices.shape == shape
+    assert {device.id for device in mesh.devices.flat} == set(range(8))
+
+
+def test_the_tensor_axis_has_neighbouring_devices():
+    mesh = make_mesh(MeshConfig(fsdp=2, tensor=2))
+    ids = np.vectorize(lambda device: device.id)(mesh.devices)
+    assert ids.squeeze().tolist() == [[[0, 1], [2, 3]], [[4, 5], [6, 7]]]
+
+
+def test_all_axes_are_auto():
+    assert make_mesh(MeshConfig(fsdp=2)).axis_types == (AxisType.Auto,) * 6
+
+
+def test_the_mesh_section_of_the_config_will_do():
+    section: Any = base.get_config().mesh
+    section.fsdp = 4
+    assert make_mesh(section).devices.shape == (1, 2, 4, 1, 1, 1)
+
+
+def test_devices_can_be_given():
+    devices = jax.devices()[4:6]
+    assert list(make_mesh(MeshConfig(data=1, tensor=2), devices=devices).devices.flat) == devices
+    assert make_mesh(devices=devices[:1]).devices.shape == (1, 1, 1, 1, 1, 1)
+
+
+def test_idle_devices_are_an_error_unless_allowed():
+    with pytest.raises(ValueError, match=r"config\.mesh\.data=3 leaves 5 of 8 devices idle; .*allow_idle=true"):
+        make_mesh(MeshConfig(data=3))
+    with pytest.raises(ValueError, match=r"config\.mesh\.\*=1 leaves 7 of 8 devices idle"):
+        make_mesh(MeshConfig(data=1))
+    mesh = make_mesh(MeshConfig(data=3, allow_idle=True))
+    assert mesh.devices.shape == (1, 3, 1, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ({"data": 4, "tensor": 4}, ["config.mesh.data=4", "config.mesh.tensor=4", "16 devices", "there are 8"]),
+        ({"data": 16, "allow_idle": True}, ["config.mesh.data=16", "16 devices", "there are 8"]),
+        ({"fsdp": 3}, ["config.mesh.fsdp=3", "multiple of 3", "config.mesh.data=-1", "there are 8", "divides 8"]),
+        ({"data": -1, "fsdp": -1}, ["config.mesh.data", "config.mesh.fsdp", "both -1", "only one"]),
+        ({"fsdp": 0}, ["config.mesh.fsdp=0", "at least 1"]),
+        ({"tensor": -2}, ["config.mesh.tensor=-2", "at least 1"]),
+        ({"stage": 0}, ["config.mesh.stage=0", "at least 1"]),
+        ({"stage": 2}, ["config.mesh.stage=2", "not supported", "use 1"]),
+        ({"expert": 2}, ["config.mesh.expert=2", "not supported", "use 1"]),
+        ({"context": 2}, ["config.mesh.context=2", "not supported", "use 1"]),
+        ({"data": 1, "context": -1}, ["config.mesh.context=-1", "not supported", "use 1"]),
+    ],
+    ids=str,
+)
+def test_sizes_that_do_not_fit_name_the_keys_and_numbers(sizes, said):
+    with pytest.raises(ValueError, match="config") as error:
+        make_mesh(MeshConfig(**sizes))
+    for part in said:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("platform", ["auto", "cpu"])
+def test_the_platform_at_hand_is_accepted(platform):
+    check_platform(platform)
+    assert jax.default_backend() == "cpu"
+
+
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+def test_another_platform_is_an_error_and_not_a_fallback(platform):
+    with pytest.raises(ValueError, match=f"config.platform='{platform}', but JAX found only 'cpu'") as error:
+        check_platform(platform)
+    assert "config.platform='cpu' runs" in str(error.value)
+    assert {"gpu": "palmette[cuda]", "tpu": "palmette[tpu]"}[platform] in str(error.value)
+
+
+def test_an_unknown_platform_is_an_error():
+    with pytest.raises(ValueError, match=r"config\.platform='cuda' is not known; use 'auto', 'cpu', 'gpu' or 'tpu'"):
+        check_platform("cuda")

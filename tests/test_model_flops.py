@@ -1,0 +1,110 @@
+"""Counts on paper against the real parameter tree, XLA's own count, and brute force."""
+
+import dataclasses
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import base
+from model import Transformer, TransformerConfig, count_params, forward_flops, loop_layers
+from model.flops import seen_positions
+
+
+def make_config(**changes) -> TransformerConfig:
+    defaults: Any = base.get_config().model
+    names = {field.name for field in dataclasses.fields(TransformerConfig)}
+    shape: dict[str, Any] = {
+        "vocab_size": 40,
+        "vocab_multiple": 16,
+        "max_length": 16,
+        "num_layers": 3,
+        "d_model": 32,
+        "d_mlp": 48,
+    }
+    return TransformerConfig(**({name: defaults[name] for name in defaults if name in names} | shape | changes))
+
+
+CHOICES = {
+    "use_bias": (False, True),
+    "norm": ("rmsnorm", "layernorm"),
+    "qk_norm": (False, True),
+    "activation": ("gelu", "swiglu"),
+    "position": ("rope", "learned"),
+    "tie_embeddings": (True, False),
+    "num_kv_heads": (4, 2),
+    "head_dim": (0, 24),
+}
+# Each choice alone, each pair of them, and all at once.
+GRID = [
+    {name: CHOICES[name][name in changed] for name in CHOICES}
+    for count in (0, 1, 2, len(CHOICES))
+    for changed in itertools.combinations(CHOICES, count)
+]
+
+
+def test_counted_parameters_are_those_of_the_tree():
+    assert len(GRID) == 1 + 8 + 28 + 1
+    for choices in GRID:
+        config = make_config(**choices)
+        params = jax.eval_shape(Transformer(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+        sizes = {name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in params.items()}
+        counts = count_params(config)
+        assert counts["embedding"] == sizes["embedding"] + sizes.get("positions", 0), choices
+        assert counts["layers"] == sizes["layers"], choices
+        assert counts["head"] == sizes["final_norm"] + sizes.get("head", 0), choices
+        assert counts["total"] == sum(sizes.values()), choices
+
+
+def test_counted_parameters_of_gpt2_small():
+    # The released model has 124,439,808: Radford et al. 2019, with a vocabulary of 50257 and 1024 positions.
+    gpt2 = {"vocab_size": 50257, "vocab_multiple": 1, "max_length": 1024, "d_model": 768, "d_mlp": 3072}
+    gpt2 |= {"num_layers": 12, "num_heads": 12, "num_kv_heads": 12, "norm": "layernorm", "use_bias": True}
+    assert count_params(make_config(**gpt2, position="learned"))["total"] == 124_439_808
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"activation": "gelu", "num_kv_heads": 4},
+        {"activation": "swiglu", "num_kv_heads": 1, "tie_embeddings": False, "head_dim": 32},
+    ],
+    ids=["gelu", "swiglu mqa"],
+)
+def test_flops_are_those_that_xla_counts(choices):
+    config = make_config(d_model=256, d_mlp=1024, vocab_size=512, vocab_multiple=1, num_layers=2, **choices)
+    model, tokens = Transformer(config, stack_fn=loop_layers), jax.ShapeDtypeStruct((1, 128), jnp.int32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), tokens)
+    analysis = jax.jit(model.apply).lower(variables, tokens).compile().cost_analysis()
+    assert analysis is not None
+    # XLA also counts norms, softmax and the like: less than one percent at this size.
+    assert 1.0 < analysis["flops"] / forward_flops(config, 128, causal=False) < 1.012
+
+
+def test_flops_of_a_literal_config():
+    # One layer, one head of size 2, D = 2, F = 3, V = 5, T = 4: multiply-adds a token are 4 * 2 * 2 in the attention
+    # projections, 2 * 2 * 3 in the MLP, 5 * 2 in the head, and 2 * 2 a position seen; a multiply-add is 2 operations.
+    tiny = {"num_layers": 1, "num_heads": 1, "num_kv_heads": 1, "d_model": 2, "d_mlp": 3, "vocab_size": 5}
+    config = make_config(**tiny, vocab_multiple=1)
+    assert forward_flops(config, 4, causal=False) == 2 * 4 * (16 + 12 + 10 + 4 * 4)
+    assert forward_flops(config, 4) == 2 * 4 * (16 + 12 + 10 + 4 * 2.5)
+    assert forward_flops(dataclasses.replace(config, window=1), 4) == 2 * 4 * (16 + 12 + 10 + 4 * 1)
+    assert forward_flops(dataclasses.replace(config, activation="geglu"), 4) == 2 * 4 * (16 + 18 + 10 + 4 * 2.5)
+    assert forward_flops(dataclasses.replace(config, vocab_multiple=8), 4) == 2 * 4 * (16 + 12 + 16 + 4 * 2.5)
+
+
+@pytest.mark.parametrize(
+    ("length", "window", "seen"), [(1, 0, 1), (4, 0, 2.5), (99, 0, 50), (4, 1, 1), (4, 2, 1.75), (4, 9, 2.5)]
+)
+def test_seen_positions_of_literal_cases(length, window, seen):
+    assert seen_positions(length, window) == seen
+
+
+def test_seen_positions_are_the_mean_row_sum_of_the_mask():
+    for length, window in itertools.product((1, 2, 7, 16), (0, 1, 3, 7, 16, 40)):
+        distance = np.subtract.outer(np.arange(length), np.arange(length))
+        mask = (distance >= 0) & (distance < (window or length))
+        assert seen_positions(length, window) == pytest.approx(mask.sum() / length)

@@ -1,0 +1,226 @@
+"""Generation with a cache against the naive loop without one, and the distribution of samples.
+
+Letters: B batch, P prompt length, T length, G generated length, V vocab.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import base
+from model import Transformer, TransformerConfig, generate, init_cache, sample
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "rope": {"num_kv_heads": 4},
+    "window": {"num_kv_heads": 2, "window": 6, "activation": "swiglu"},
+    "learned": {"num_kv_heads": 1, "position": "learned", "activation": "geglu", "vocab_multiple": 32},
+}
+# What a tiny test waits for is the compiler.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+each_variant = pytest.mark.parametrize("variant", VARIANTS)
+NUM_TOKENS = 24
+PROMPTS = np.array([[3, 1, 4, 1, 5, 9, 2], [6, 5, 3, 0, 0, 0, 0], [8, 0, 0, 0, 0, 0, 0]], np.int32)
+LENGTHS = np.array([7, 3, 1], np.int32)
+
+
+@functools.cache
+def build(variant: str) -> tuple[Transformer, Any]:
+    """A tiny untied model whose random parameters are large enough that it does not repeat itself."""
+    defaults: Any = base.get_config().model
+    names = {field.name for field in dataclasses.fields(TransformerConfig)}
+    shape: dict[str, Any] = {"vocab_size": 40, "vocab_multiple": 1, "max_length": 32, "num_layers": 2, "d_mlp": 32}
+    shape |= {"d_model": 16, "num_heads": 4, "tie_embeddings": False} | VARIANTS[variant]
+    model = Transformer(TransformerConfig(**({name: defaults[name] for name in defaults if name in names} | shape)))
+    shapes = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"])
+    rng = np.random.default_rng(0)
+    return model, jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), shapes)
+
+
+def run(variant: str, seed: int = 0, *, temperature: float = 0.0, **options) -> np.ndarray:
+    """Continues `PROMPTS`."""
+    tokens = generate(
+        *build(variant),
+        jnp.asarray(PROMPTS),
+        jnp.asarray(LENGTHS),
+        jax.random.key(seed),
+        max_tokens=NUM_TOKENS,
+        temperature=temperature,
+        **options,
+    )
+    assert tokens.dtype == jnp.int32
+    return np.asarray(tokens)
+
+
+@functools.cache
+def naive(variant: str) -> np.ndarray:
+    """The most likely continuations, one prompt at a time, each token from a pass over all before it."""
+    model, params = build(variant)
+    apply = jit(model.apply)
+    continuations = []
+    for prompt, length in zip(PROMPTS, LENGTHS, strict=True):
+        tokens = list(prompt[:length])
+        for _ in range(NUM_TOKENS):
+            row = np.zeros((1, 32), np.int32)
+            row[0, : len(tokens)] = tokens
+            tokens.append(np.argmax(apply({"params": params}, row)[0, len(tokens) - 1]))
+        continuations.append(tokens[length:])
+    return np.array(continuations)
+
+
+@each_variant
+def test_greedy_generation_with_a_cache_equals_the_naive_loop_without(variant):
+    expected = naive(variant)
+    assert min(len(set(row)) for row in expected.tolist()) > 4  # not a model that repeats itself
+    np.testing.assert_array_equal(run(variant), expected)
+
+
+@each_variant
+def test_a_sequence_fed_to_the_cache_in_pieces_has_the_logits_of_the_whole(variant):
+    model, params = build(variant)
+    tokens = np.random.default_rng(1).integers(0, 40, size=(2, 12)).astype(np.int32)
+    segment_ids = np.array([[1] * 12, [1] * 7 + [2] * 5], np.int32)
+    positions = np.array([range(12), [*range(7), *range(5)]], np.int32)
+    apply = jit(model.apply)
+    whole = apply({"params": params}, tokens, positions_BT=positions, segment_ids_BT=segment_ids)
+    cache, logits = init_cache(model.config, 2, 14), []
+    for piece in (slice(0, 6), slice(6, 12)):
+        some, cache = apply(
+            {"params": params},
+            tokens[:, piece],
+            positions_BT=positions[:, piece],
+            segment_ids_BT=segment_ids[:, piece],
+            cache=cache,
+        )
+        logits.append(some)
+    np.testing.assert_allclose(np.concatenate(logits, axis=1), whole, rtol=1e-4, atol=1e-4)
+    assert int(cache.length) == 12
+
+
+def test_the_cache_is_empty_and_in_the_compute_dtype():
+    config = dataclasses.replace(build("window")[0].config, dtype="bfloat16")
+    cache = init_cache(config, 3, 10)
+    assert cache.k_LBSKH.shape == cache.v_LBSKH.shape == (2, 3, 10, 2, 4)
+    assert cache.k_LBSKH.dtype == cache.v_LBSKH.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(cache.segment_ids_BS, np.zeros((3, 10)))
+
+
+def test_eos_ends_a_row_and_fills_the_rest_of_it():
+    free = naive("rope")
+    eos = next(int(token) for token in free[0, 3:] if token not in free[1:])
+    expected = free.copy()
+    for row in expected:
+        if eos in row:
+            row[list(row).index(eos) :] = eos
+    assert [eos in row for row in free.tolist()] == [True, False, False]
+    np.testing.assert_array_equal(run("rope", eos_id=eos), expected)
+
+
+def test_generation_stops_when_all_rows_have_ended():
+    model, params = build("rope")
+    head = np.zeros_like(params["head"])  # all logits are 0, so the first token is 0
+    tokens = generate(
+        model, params | {"head": head}, PROMPTS, LENGTHS, jax.random.key(0), max_tokens=5, temperature=0.0, eos_id=0
+    )
+    np.testing.assert_array_equal(tokens, np.zeros((3, 5)))
+
+
+def test_padding_of_a_prompt_does_not_matter():
+    model, params = build("window")
+    other = np.where(np.arange(7) < LENGTHS[:, None], PROMPTS, 39).astype(np.int32)
+    tokens = generate(model, params, other, LENGTHS, jax.random.key(0), max_tokens=NUM_TOKENS, temperature=0.0)
+    np.testing.assert_array_equal(tokens, naive("window"))
+
+
+def test_generation_follows_from_the_key():
+    first = run("rope", seed=1, temperature=1.0)
+    np.testing.assert_array_equal(run("rope", seed=1, temperature=1.0), first)
+    assert (run("rope", seed=2, temperature=1.0) != first).any(axis=1).all()
+    assert first.min() >= 0
+
+
+def test_padded_vocabulary_is_never_sampled():
+    tokens = run("learned", temperature=100.0)  # nearly uniform over 40 of the 64 rows
+    assert 30 <= tokens.max() < 40
+
+
+# ---- one token
+
+PROBS = np.array([0.05, 0.5, 0.15, 0.3])
+
+
+@functools.cache
+def draws(probs: tuple[float, ...], *, temperature=1.0, top_k=0, top_p=1.0, seed=0, rows=100_000) -> np.ndarray:
+    """How often each token is drawn."""
+    logits = jnp.broadcast_to(jnp.log(jnp.asarray(probs, jnp.float32)) + 3.0, (rows, len(probs)))
+    tokens = sample(logits, jax.random.key(seed), temperature=temperature, top_k=top_k, top_p=top_p)
+    assert tokens.dtype == jnp.int32
+    return np.bincount(np.asarray(tokens), minlength=len(probs))
+
+
+def chi_squared(counts: np.ndarray, probs: np.ndarray) -> float:
+    expected = counts.sum() * probs / probs.sum()
+    return float(((counts - expected) ** 2 / expected).sum())
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_samples_follow_the_softmax_at_the_temperature(temperature):
+    counts = draws(tuple(PROBS), temperature=temperature)
+    assert chi_squared(counts, PROBS ** (1 / temperature)) < 16.27  # 0.999 of chi-squared with 3 degrees of freedom
+    assert chi_squared(counts, PROBS ** (1 / temperature + 0.1)) > 16.27
+
+
+def test_temperature_zero_takes_the_most_likely_token():
+    logits = jnp.array([[0.0, 3.0, 2.0], [5.0, 1.0, 4.9]])
+    tokens = sample(logits, jax.random.key(0), temperature=0.0, top_k=0, top_p=1.0)
+    np.testing.assert_array_equal(tokens, [1, 0])
+    assert tokens.dtype == jnp.int32
+
+
+@pytest.mark.parametrize(
+    ("top_k", "kept"), [(1, [1]), (2, [1, 3]), (3, [1, 2, 3]), (4, [0, 1, 2, 3]), (9, [0, 1, 2, 3])]
+)
+def test_top_k_keeps_the_most_likely_tokens_and_their_proportions(top_k, kept):
+    counts = draws(tuple(PROBS), top_k=top_k)
+    assert np.flatnonzero(counts).tolist() == kept
+    assert chi_squared(counts[kept], PROBS[kept]) < 16.27
+
+
+@pytest.mark.parametrize(
+    ("top_p", "kept"),
+    [(0.01, [1]), (0.45, [1]), (0.55, [1, 3]), (0.75, [1, 3]), (0.85, [1, 2, 3]), (0.97, [0, 1, 2, 3])],
+)
+def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p, kept):
+    counts = draws(tuple(PROBS), top_p=top_p)
+    assert np.flatnonzero(counts).tolist() == kept
+    assert chi_squared(counts[kept], PROBS[kept]) < 16.27
+
+
+def test_top_p_counts_probabilities_at_the_temperature():
+    # At temperature 0.5 the squares count: 0.685, 0.247, 0.062 and 0.007 of their sum.
+    assert np.flatnonzero(draws(tuple(PROBS), top_p=0.65, temperature=0.5)).tolist() == [1]
+    assert np.flatnonzero(draws(tuple(PROBS), top_p=0.65)).tolist() == [1, 3]
+
+
+def test_top_p_counts_probabilities_among_the_top_k():
+    # Of the first two, 0.5 and 0.3, the first has 0.625.
+    assert np.flatnonzero(draws(tuple(PROBS), top_k=2, top_p=0.6)).tolist() == [1]
+    assert np.flatnonzero(draws(tuple(PROBS), top_p=0.6)).tolist() == [1, 3]
+
+
+def test_each_row_is_filtered_by_its_own_logits():
+    logits = jnp.log(jnp.array([[0.6, 0.3, 0.1], [0.1, 0.3, 0.6]]))
+    for options in ({"top_k": 1, "top_p": 1.0}, {"top_k": 0, "top_p": 0.5}):
+        np.testing.assert_array_equal(sample(logits, jax.random.key(0), temperature=1.0, **options), [0, 2])
+
+
+def test_samples_follow_from_the_key():
+    logits = jnp.zeros((64, 8))
+    one, same, other = (sample(logits, jax.random.key(seed), temperature=1.0, top_k=0, top_p=1.0) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, same)
+    assert not np.array_equal(one, other)
