@@ -64,6 +64,7 @@ def get_config() -> ConfigDict:
     optimizer.name = "adamw"  # adamw or muon
     optimizer.learning_rate = 1e-3  # the peak
     optimizer.muon_learning_rate = 0.02  # muon: the peak for hidden matrices; the others follow learning_rate
+    optimizer.muon_iterations = 5  # muon: Newton-Schulz iterations; fewer are faster and less exact
     optimizer.b1 = 0.9  # adamw: decay of the mean of the gradients
     optimizer.b2 = 0.95  # adamw: decay of the mean of their squares
     optimizer.eps = 1e-8  # added to the divisor

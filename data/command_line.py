@@ -187,4 +187,7 @@ def run_main(main: Callable[[list[str]], int | None]) -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         status = 2
+    except KeyboardInterrupt:  # where no run is there to be saved
+        print("interrupted", file=sys.stderr)
+        status = 130
     sys.exit(status)

@@ -117,6 +117,7 @@ def train_tokenizer(texts: Iterable[str], *, kind: str, vocab_size: int) -> Toke
             remove_extra_whitespaces=False,
             allow_whitespace_only_pieces=True,
             max_sentence_length=1 << 16,
+            max_sentencepiece_length=32,  # deep indentation is one piece
             num_threads=1,  # the same model on every machine
             minloglevel=2,
         )

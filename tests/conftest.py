@@ -43,27 +43,11 @@ def tiny_config(directory: Path) -> ConfigDict:
 @pytest.fixture(scope="session")
 def corpus_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty documents of uneven lengths, prepared once for all workers."""
-    directory = tmp_path_factory.getbasetemp().parent / "corpus"
+    base = tmp_path_factory.getbasetemp()
+    directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "corpus"
     text = directory / "text"
-    words = [
-        "the",
-        "model",
-        "sees",
-        "tokens",
-        "and",
-        "learns",
-        "which",
-        "of",
-        "them",
-        "comes",
-        "next",
-        "in",
-        "a",
-        "row",
-        "of",
-        "many",
-        "words",
-    ]
+    words = ["the", "model", "sees", "tokens", "and", "learns", "which", "of", "them", "comes", "next"]
+    words += ["in", "a", "row", "of", "many", "words"]
     for i in range(20):
         name = text / f"{i}.txt"
         name.parent.mkdir(parents=True, exist_ok=True)

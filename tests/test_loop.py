@@ -10,11 +10,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from ml_collections import ConfigDict
 from tensorboardX.proto.event_pb2 import Event
 
 import train.generate
 import train.inspect
+import train.metrics
 import train.report
 from data import prepare
 from parallel import MeshConfig, make_mesh
@@ -167,8 +169,6 @@ def test_a_restored_model_of_another_shape_is_refused(finished: Path):
 
 
 def test_recorder_reports_mfu_where_the_peak_is_known(tmp_path: Path):
-    from etils import epath
-
     with Recorder(
         epath.Path(tmp_path), start=0, num_steps=1, tokens_per_step=10, flops_per_step=1e9, peak=1e12, writes=True
     ) as recorder:
@@ -177,6 +177,20 @@ def test_recorder_reports_mfu_where_the_peak_is_known(tmp_path: Path):
     (record,) = read_metrics(tmp_path)
     assert record["mfu"] == pytest.approx(1e9 / record["step_time"] / 1e12)
     assert record["tokens_per_second"] == pytest.approx(10 / record["step_time"])
+
+
+def test_metrics_of_a_step_are_fetched_only_when_the_next_are_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Fetched at once, they would hold up the dispatch of the steps that follow."""
+    fetched = []
+    monkeypatch.setattr(train.metrics, "to_host", lambda metrics: fetched.append(metrics) or metrics)
+    with Recorder(
+        epath.Path(tmp_path), start=0, num_steps=2, tokens_per_step=1, flops_per_step=1.0, peak=None, writes=True
+    ) as recorder:
+        recorder.train(1, {"loss": 1.0})
+        assert fetched == []
+        recorder.train(2, {"loss": 2.0})
+        assert fetched == [{"loss": 1.0}]
+    assert fetched == [{"loss": 1.0}, {"loss": 2.0}]
 
 
 def test_peak_of_a_device_kind_is_that_of_its_longest_name():

@@ -122,6 +122,15 @@ def assert_donated(step, state, batch) -> None:
     assert reused > 0.9, f"only {reused:.0%} of the buffers were reused"
 
 
+def test_step_captures_no_constants(config: ConfigDict):
+    """All state is an argument: what is captured would be compiled in, once more for each value."""
+    mesh = one_device()
+    step = make_train_step(config, mesh).__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
+    with jax.set_mesh(mesh):
+        traced = step.trace(abstract_state(config, mesh), uneven_batch(config))
+    assert sum(np.asarray(const).nbytes for const in traced.jaxpr.consts) < 100
+
+
 def test_learning_rate_in_the_metrics_is_that_of_the_update(config: ConfigDict):
     config.optimizer.update(learning_rate=1.0, warmup_steps=4, schedule="constant")
     mesh = one_device()

@@ -20,6 +20,7 @@ from .compose import make_model, preflight
 from .evaluation import evaluate, make_eval_step
 from .interrupt import Interrupt
 from .metrics import Recorder, peak_flops
+from .runtime import set_up
 from .samples import continue_prompts
 from .state import TrainState, abstract_state, init_state
 from .step import make_train_step
@@ -59,9 +60,9 @@ def fit(config: Any, workdir: str | os.PathLike[str]) -> Result:
         ValueError: what is wrong with the config, the data or the workdir, and a legal choice.
         OSError: a disk is full or cannot be written to.
     """
+    set_up(config.compile_cache)
     workdir = epath.Path(workdir)
     check_platform(config.platform)
-    _set_compile_cache(config.compile_cache)
     mesh = make_mesh(config.mesh)
     writes = jax.process_index() == 0
     log = _log if writes else lambda line: None
@@ -161,12 +162,6 @@ def check_corpus(config: Any, corpus: Corpus) -> None:
         )
     for split in ("train", "valid"):
         Windows(corpus, split, DataConfig.of(config.data))
-
-
-def _set_compile_cache(directory: str) -> None:
-    """Keeps compiled programs between runs; one that tests or the environment have set stays."""
-    if directory and not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory))
 
 
 def _describe(config: Any, mesh: Mesh, corpus: Corpus, start: int) -> str:

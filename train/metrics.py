@@ -64,7 +64,13 @@ class Recorder:
         self._pending: deque[tuple[int, dict[str, Array], dict[str, float]]] = deque()
         self._lines = [line for line in _read_lines(self._path) if _stays(json.loads(line), start, num_steps)]
         self._writer = None
-        self._bar = tqdm.tqdm(total=num_steps, initial=start, unit="step", disable=not writes, file=sys.stderr)
+        self._bar = tqdm.tqdm(
+            total=num_steps,
+            initial=start,
+            unit="step",
+            disable=not writes,
+            mininterval=0.1 if sys.stderr.isatty() else 30.0,  # a log file need not see it move
+        )
         if writes:
             self._path.write_text("".join(self._lines))
             self._writer = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)

@@ -63,6 +63,7 @@ def _muon(config: Any) -> optax.GradientTransformation:
 
     return muon(
         make_schedule(config, o.muon_learning_rate),
+        ns_steps=o.muon_iterations,
         eps=o.eps,
         weight_decay=o.weight_decay,
         weight_decay_mask=_decayed(config),
@@ -91,6 +92,8 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
     for field in ("learning_rate", "muon_learning_rate", "eps"):
         if o[field] <= 0:
             raise ValueError(f"config.optimizer.{field}={o[field]} must be above 0")
+    if o.muon_iterations < 1:
+        raise ValueError(f"config.optimizer.muon_iterations={o.muon_iterations} must be at least 1")
     for field in ("b1", "b2"):
         if not 0 <= o[field] < 1:
             raise ValueError(f"config.optimizer.{field}={o[field]} must be at least 0 and below 1")
