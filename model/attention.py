@@ -80,11 +80,5 @@ def attention(
         window=window,
     )
     logits_BKGTS = jnp.where(mask_BTS[:, None, None], apply_soft_cap(logits_BKGTS, soft_cap), MASKED)
-    # The softmax's division comes last, on (T, H) instead of (T, S) numbers, as in Dao et al. 2022.
-    top_BKGT1 = jax.lax.stop_gradient(jnp.max(logits_BKGTS, axis=-1, keepdims=True))
-    powers_BKGTS = jnp.exp(logits_BKGTS - top_BKGT1)
-    sums_BTKG1 = jnp.einsum("BKGTS->BTKG", powers_BKGTS)[..., None]
-    y_BTKGH = jnp.einsum(
-        "BKGTS,BSKH->BTKGH", powers_BKGTS.astype(v_BSKH.dtype), v_BSKH, preferred_element_type=jnp.float32
-    )
-    return (y_BTKGH / sums_BTKG1).astype(v_BSKH.dtype).reshape(B, T, N, H)
+    probs_BKGTS = jax.nn.softmax(logits_BKGTS, axis=-1).astype(v_BSKH.dtype)
+    return jnp.einsum("BKGTS,BSKH->BTKGH", probs_BKGTS, v_BSKH).reshape(B, T, N, H)

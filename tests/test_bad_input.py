@@ -65,7 +65,7 @@ CASES = {
     ),
     "window longer than the corpus": (
         {"data.seq_len": 100_000},
-        "config.data.seq_len=100000 needs windows of 100001 tokens, but train in .* has 3429; use at most 3428",
+        "config.data.seq_len=100000 needs windows of 100001 tokens, but train in .* has 2410; use at most 2409",
     ),
     "unknown source": ({"data.source": "folder"}, "config.data.source='folder' is not known; use one of stdlib, text"),
     "unknown remat": ({"model.remat": "some"}, "config.model.remat='some' is not known; use one of none, full"),

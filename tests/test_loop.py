@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -37,6 +38,14 @@ def finished(corpus_directory: Path, tmp_path_factory: pytest.TempPathFactory) -
     result = fit(config, workdir)
     assert result[:3] == (12, 0, 1)
     return workdir
+
+
+def command(name: str) -> Callable[[list[str]], None]:
+    """A command's main; importing its module must not hide the function `train.evaluate` from later tests."""
+    exported = dict(vars(train))
+    main = importlib.import_module(f"train.{name}").main
+    vars(train).update(exported)
+    return main
 
 
 def records(workdir: Path, name: str) -> dict[int, float]:
@@ -90,7 +99,7 @@ def test_a_finished_run_started_again_only_evaluates(finished: Path, corpus_dire
 
 
 def test_evaluate_command_gives_the_figures_of_the_run(finished: Path, capsys: pytest.CaptureFixture[str]):
-    importlib.import_module("train.evaluate").main([f"--workdir={finished}"])
+    command("evaluate")([f"--workdir={finished}"])
     printed = json.loads(capsys.readouterr().out)
     assert printed["step"] == 12
     assert printed["bits_per_byte"] == pytest.approx(records(finished, "valid_bits_per_byte")[12], rel=1e-6)
@@ -155,10 +164,10 @@ def test_report_command_draws_the_curve(finished: Path, tmp_path: Path):
     assert picture.count("<path") > 20
 
 
-@pytest.mark.parametrize("command", ["evaluate", "generate", "inspect", "report"])
-def test_commands_need_a_run(tmp_path: Path, command: str):
-    extra = {"generate": ["--prompt=x"], "report": ["--output=x.svg"]}.get(command, [])
-    main = importlib.import_module(f"train.{command}").main
+@pytest.mark.parametrize("name", ["evaluate", "generate", "inspect", "report"])
+def test_commands_need_a_run(tmp_path: Path, name: str):
+    extra = {"generate": ["--prompt=x"], "report": ["--output=x.svg"]}.get(name, [])
+    main = command(name)
     with pytest.raises(ValueError, match="holds no run"):
         main([f"--workdir={tmp_path}", *extra])
 
