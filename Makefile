@@ -6,30 +6,32 @@ VENV ?= $(if $(filter file,$(origin PYTHON)),.venv,.venv-py$(VERSION))
 BIN := $(VENV)/bin
 CONSTRAINTS := $(firstword $(wildcard constraints/py$(VERSION).txt) constraints/py312.txt)
 EXTRAS ?= dev
+comma := ,
+READY := $(VENV)/ready-$(VERSION)-$(subst $(comma),-,$(EXTRAS))
 CONFIG ?= configs/tiny.py
-WORKDIR ?= runs/tiny
+WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 
 .PHONY: train test check lint types format clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
-train: $(VENV)/ready  ## train configs/tiny.py, or CONFIG=... into WORKDIR=...
-	$(BIN)/python -m train --config $(CONFIG) --workdir $(WORKDIR)
+train: $(READY)  ## train configs/tiny.py, or CONFIG=..., with overrides in ARGS=...
+	$(BIN)/python -m train --config $(CONFIG) --workdir $(WORKDIR) $(ARGS)
 
-test: $(VENV)/ready  ## run the tests
+test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest
 
 check: lint types test  ## what CI runs: lint, format, types, tests
 
-lint: $(VENV)/ready
+lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/ready
+types: $(READY)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-format: $(VENV)/ready  ## rewrite the code in the house format
+format: $(READY)  ## rewrite the code in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -37,8 +39,9 @@ clean:  ## remove the virtual environments; runs and data stay
 	rm -rf .venv .venv-py*
 
 # The stamp is written last, so that an interrupted installation is taken up again.
-$(VENV)/ready: pyproject.toml $(CONSTRAINTS)
+$(READY): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Palmette needs Python >= 3.11; say PYTHON=python3.11")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import pip, sys; sys.exit("%d%d" % sys.version_info[:2] != "$(VERSION)")' 2>/dev/null \
+	  || $(PYTHON) -m venv --clear $(VENV) || { echo "$(PYTHON) cannot make virtual environments: install its venv package"; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[$(EXTRAS)]'
 	touch $@

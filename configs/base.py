@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
     model.dropout = 0.0  # on the embedding and on each block's outputs
     model.init_std = 0.02  # of the embedding table
     model.vocab_multiple = 128  # the vocabulary is padded to a multiple of this
-    model.dtype = "float32"  # of activations and matmuls: float32, bfloat16 or float16; parameters are float32
+    model.dtype = "float32"  # of activations and matmuls: float32 or bfloat16; parameters are float32
     model.remat = "none"  # activations computed again in the backward pass: none, full, dots, attention, projections
     model.scan_unroll = 1  # layers in one iteration of the loop over layers
 
@@ -68,7 +68,7 @@ def get_config() -> ConfigDict:
     optimizer.b1 = 0.9  # adamw: decay of the mean of the gradients
     optimizer.b2 = 0.95  # adamw: decay of the mean of their squares
     optimizer.eps = 1e-8  # added to the divisor
-    optimizer.weight_decay = 0.1  # times the learning rate
+    optimizer.weight_decay = 0.1  # times the learning rate; muon: of the hidden matrices only
     optimizer.no_decay = "norm|bias|/b_|embedding|positions"  # parameters whose name matches are not decayed
     optimizer.clip_norm = 1.0  # global norm of the gradients; 0: off
     optimizer.schedule = "cosine"  # constant, linear, cosine, inverse_sqrt or wsd

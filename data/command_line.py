@@ -110,7 +110,9 @@ def read_command_line(
         print(_help(command, description, options))
         raise SystemExit(0)
     given = dict(arg[2:].split("=", 1) for arg in argv if arg.startswith("--") and "=" in arg)
-    file = given.get("config") or (config_from_workdir and given.get("workdir") and f"{given['workdir']}/config.json")
+    file = given.get("config")
+    if not file and config_from_workdir and given.get("workdir"):
+        file = epath.Path(given["workdir"]).expanduser() / "config.json"
     if not file:
         needs = "--workdir=DIR of a run" if config_from_workdir else "--config=configs/NAME.py"
         raise ValueError(f"python -m {command} needs {needs}")
@@ -140,7 +142,10 @@ def read_command_line(
     missing = [name for name, (default, _) in options.items() if default is None and values[name].value is None]
     if missing:
         raise ValueError(f"python -m {command} needs --{missing[0]}=...: {options[missing[0]][1]}")
-    return Arguments(holder.value.lock(), {name: values[name].value for name in options})
+    given_flags: dict[str, Any] = {name: values[name].value for name in options}
+    if "workdir" in given_flags:
+        given_flags["workdir"] = epath.Path(given_flags["workdir"]).expanduser()
+    return Arguments(holder.value.lock(), given_flags)
 
 
 def _joined(argv: list[str], names: set[str]) -> list[str]:
@@ -174,6 +179,7 @@ def _help(command: str, description: str, options: Mapping[str, tuple[Any, str]]
         "  --config=configs/NAME.py",
         "  --config.path.to.field=value",
         "      see configs/base.py for the fields",
+        "PALMETTE_TRACEBACK=1 shows where an error comes from.",
     ]
     return "\n".join(lines)
 

@@ -14,6 +14,7 @@ import lzma
 import math
 import os
 import shutil
+import socket
 import sys
 import uuid
 from collections import defaultdict
@@ -47,6 +48,9 @@ def prepare(config: Any, *, log: Callable[[str], None] = lambda line: print(line
     Raises:
         ValueError: the source cannot be read, is empty, or does not suit the settings.
         OSError: the disk is full or read-only; the message names the folder.
+
+    Example:
+        corpus = prepare(config.data)
     """
     config = DataConfig.of(config)
     if config.source not in SOURCES:
@@ -58,7 +62,8 @@ def prepare(config: Any, *, log: Callable[[str], None] = lambda line: print(line
     log(f"Preparing {config.source} in {final}")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        work = final.parent / f".{final.name}-{uuid.uuid4().hex}"
+        _remove_left_over(final)
+        work = final.parent / f".{final.name}-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         work.mkdir()
     except OSError as error:
         raise OSError(f"cannot write to config.data.dir={config.dir!r}: {error}") from error
@@ -75,6 +80,24 @@ def prepare(config: Any, *, log: Callable[[str], None] = lambda line: print(line
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return open_corpus(final)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _remove_left_over(final: Path) -> None:
+    """Removes what preparations of the same corpus left that were killed on this machine."""
+    for path in final.parent.glob(f".{final.name}-{socket.gethostname()}-*"):
+        pid = int(path.name.rsplit("-", 2)[1])
+        if pid != os.getpid() and not _is_running(pid):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _write(config: DataConfig, source: Source, work: Path, log: Callable[[str], None]) -> dict[str, Any]:
@@ -180,20 +203,27 @@ def _sample(records: Any, num_bytes: int) -> Iterator[str]:
         yield records[i]["text"].decode()
 
 
-def _write_tokens(tokenizer: Tokenizer, records: Any, work: Path, split: str, dtype: str) -> dict[str, int]:
+def _write_tokens(tokenizer: Tokenizer, records: Any, work: Path, split: str, dtype: str) -> dict[str, Any]:
     """Writes one split's token file and document starts; returns its counts."""
-    starts, num_bytes = [0], 0
+    starts, num_bytes, digest = [0], 0, hashlib.sha256()
     with open(work / f"{split}.tokens", "wb") as file:
         for first in range(0, len(records), _BATCH):
             texts = [records[i]["text"] for i in range(first, min(first + _BATCH, len(records)))]
             num_bytes += sum(map(len, texts))
             for ids in tokenizer.encode_batch([text.decode() for text in texts]):
-                file.write(np.array([BOS, *ids, EOS], dtype).tobytes())
+                tokens = np.array([BOS, *ids, EOS], dtype).tobytes()
+                file.write(tokens)
+                digest.update(tokens)
                 starts.append(starts[-1] + len(ids) + 2)
         file.flush()
         os.fsync(file.fileno())
     np.save(work / f"{split}.starts.npy", np.array(starts, np.int64))
-    return {"documents": len(records), "tokens": starts[-1], "bytes": num_bytes}
+    return {
+        "documents": len(records),
+        "tokens": starts[-1],
+        "bytes": num_bytes,
+        "tokens_sha256": digest.hexdigest(),
+    }
 
 
 def _baselines(records: Any, num_bytes: int) -> dict[str, float]:

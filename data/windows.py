@@ -5,7 +5,7 @@ Letters: B batch, T length.
 
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
@@ -85,7 +85,7 @@ class Windows:
 class _Batches:
     """Step s of an endless order as a random-access source: rows [s * B, (s + 1) * B) of the shuffled examples."""
 
-    def __init__(self, examples: Any, batch_size: int, rows: slice):
+    def __init__(self, examples: Any, batch_size: int, rows: Sequence[int]):
         self._examples, self._batch_size, self._rows = examples, batch_size, rows
 
     def __len__(self) -> int:
@@ -93,8 +93,7 @@ class _Batches:
 
     def __getitem__(self, index: int) -> Batch:
         first = int(index) * self._batch_size
-        rows = range(first + self._rows.start, first + self._rows.stop)
-        return _stack([self._examples[row] for row in rows])
+        return _stack([self._examples[first + int(row)] for row in self._rows])
 
 
 def _mix(seed: int) -> int:
@@ -106,46 +105,67 @@ def _stack(examples: list[Batch]) -> Batch:
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
 
-def make_batches(config: Any, *, seed: int = 0, start: int = 0, rows: slice | None = None) -> Iterator[Batch]:
+def make_batches(
+    config: Any, *, corpus: Corpus | None = None, seed: int = 0, start: int = 0, rows: Sequence[int] | None = None
+) -> Iterator[Batch]:
     """Yields the training batches from step `start` on, without end.
 
     Every window comes once an epoch, in an order that the seed and the epoch decide; batch s is the same whatever
     step one starts at and however many processes read, and finding it takes no time.
 
     Args:
-        config: a DataConfig, or a mapping with its keys; the corpus is prepared if it is not there.
+        config: a DataConfig, or a mapping with its keys.
+        corpus: what to read; None is the config's, which is prepared if it is not there.
         seed: of the order.
         start: first step.
         rows: the rows of the global batch to read; None reads all.
 
     Yields:
         Dicts of arrays (rows, T), see `Windows`.
+
+    Raises:
+        ValueError: the corpus cannot be prepared, or is shorter than a window.
+
+    Example:
+        batch = next(make_batches(config.data, seed=config.seed))
     """
     config = DataConfig.of(config)
-    windows = Windows(prepare(config), "train", config)
+    windows = Windows(corpus or prepare(config), "train", config)
     examples = grain.MapDataset.source(windows).shuffle(seed=_mix(seed)).repeat(None)
-    batches = grain.MapDataset.source(_Batches(examples, config.batch_size, rows or slice(0, config.batch_size)))
+    rows = range(config.batch_size) if rows is None else rows
+    batches = grain.MapDataset.source(_Batches(examples, config.batch_size, rows))
     options = grain.ReadOptions(num_threads=config.read_threads, prefetch_buffer_size=config.prefetch)
     return iter(batches.slice(slice(start, None)).to_iter_dataset(options))
 
 
-def eval_batches(config: Any, *, split: str = "valid", limit: int = 0, rows: slice | None = None) -> Iterator[Batch]:
+def eval_batches(
+    config: Any,
+    *,
+    corpus: Corpus | None = None,
+    split: str = "valid",
+    limit: int = 0,
+    rows: Sequence[int] | None = None,
+) -> Iterator[Batch]:
     """Yields each window of a split once, in order; the last batch is filled up with rows of padding.
 
     Args:
         config: as in `make_batches`.
+        corpus: as in `make_batches`.
         split: "valid" or "train".
         limit: at most this many batches; 0 is all.
         rows: the rows of each batch to read; None reads all.
 
     Yields:
         Dicts of arrays (rows, T) with "target_bytes", see `Windows`.
+
+    Raises:
+        ValueError: as in `make_batches`.
     """
     config = DataConfig.of(config)
-    windows = Windows(prepare(config), split, config, with_bytes=True)
-    rows = rows or slice(0, config.batch_size)
+    windows = Windows(corpus or prepare(config), split, config, with_bytes=True)
+    rows = range(config.batch_size) if rows is None else rows
     padding = {name: np.zeros_like(array) for name, array in windows[0].items()}
     num_batches = -(-len(windows) // config.batch_size)
     for step in range(min(limit, num_batches) if limit else num_batches):
-        wanted = range(step * config.batch_size + rows.start, step * config.batch_size + rows.stop)
+        wanted = [step * config.batch_size + int(row) for row in rows]
         yield _stack([windows[i] if i < len(windows) else padding for i in wanted])

@@ -1,6 +1,8 @@
 """What the network computes: mathematics and Linen parameter holders, with no mesh, data or config file."""
 
 from .attention import attention as attention
+from .cache import KVCache as KVCache
+from .cache import init_cache as init_cache
 from .config import TransformerConfig as TransformerConfig
 from .flops import count_params as count_params
 from .flops import forward_flops as forward_flops
@@ -9,6 +11,4 @@ from .generate import sample as sample
 from .stack import REMAT_POLICIES as REMAT_POLICIES
 from .stack import loop_layers as loop_layers
 from .stack import scan_layers as scan_layers
-from .transformer import KVCache as KVCache
 from .transformer import Transformer as Transformer
-from .transformer import init_cache as init_cache

@@ -6,7 +6,7 @@ import math
 from .layers import ACTIVATIONS, NORMS
 
 POSITIONS = ("rope", "learned")
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16")  # float16 would need loss scaling
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

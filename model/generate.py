@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from .attention import MASKED
-from .transformer import Transformer, init_cache
+from .cache import init_cache
+from .transformer import Transformer
 
 
 def sample(logits_BV: Array, key: Array, *, temperature: float, top_k: int, top_p: float) -> Array:

@@ -4,60 +4,22 @@ Letters: B batch, T query length, S cache slots, N heads, K kv heads, H head dim
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import struct
 from flax.core import meta
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from .attention import MASKED, attention
+from .cache import KVCache, LayerCache
 from .config import TransformerConfig
 from .layers import ACTIVATIONS, dropout, layer_norm, rms_norm, rope, soft_cap, weight
 from .stack import scan_layers
 
 ACTIVATION_AXES = ("batch", "length", "act_embed")
-
-
-class LayerCache(NamedTuple):
-    """One layer's part of a `KVCache`."""
-
-    k_BSKH: Array
-    v_BSKH: Array
-    length: Array
-
-
-class KVCache(struct.PyTreeNode):
-    """Keys and values of the tokens seen so far; slots are filled in order of arrival, the same for all rows.
-
-    Attributes:
-        k_LBSKH: keys, in the compute dtype.
-        v_LBSKH: values, in the compute dtype.
-        positions_BS: position of each slot's token.
-        segment_ids_BS: document of each slot's token; 0 marks an empty slot or padding.
-        length: scalar, the number of slots in use.
-    """
-
-    k_LBSKH: Array
-    v_LBSKH: Array
-    positions_BS: Array
-    segment_ids_BS: Array
-    length: Array
-
-
-def init_cache(config: TransformerConfig, batch_size: int, num_slots: int) -> KVCache:
-    """An empty cache for `batch_size` rows of up to `num_slots` tokens."""
-    shape = (config.num_layers, batch_size, num_slots, config.num_kv_heads, config.size_of_head)
-    return KVCache(
-        k_LBSKH=jnp.zeros(shape, config.dtype),
-        v_LBSKH=jnp.zeros(shape, config.dtype),
-        positions_BS=jnp.zeros((batch_size, num_slots), jnp.int32),
-        segment_ids_BS=jnp.zeros((batch_size, num_slots), jnp.int32),
-        length=jnp.zeros((), jnp.int32),
-    )
 
 
 def _projection(*fan_in_dims: int, num_residual_writes: int = 1) -> nn.initializers.Initializer:
@@ -248,7 +210,7 @@ class Transformer(nn.Module):
             nn.initializers.normal(c.init_std),
         )
         # Gathered before it is indexed: from a table sharded both ways XLA would rematerialize the whole output.
-        x_BTD = nn.with_logical_constraint(table_VD, (None, None)).astype(c.dtype)[tokens_BT]
+        x_BTD = nn.with_logical_constraint(table_VD.astype(c.dtype), (None, None))[tokens_BT]
         if c.position == "learned":
             init = nn.initializers.normal(c.init_std)
             table_TD = weight(self, "positions", (c.max_length, c.d_model), ("length_table", "embed"), init)

@@ -3,6 +3,7 @@
 from .mesh import AXES as AXES
 from .mesh import MeshConfig as MeshConfig
 from .mesh import check_platform as check_platform
+from .mesh import has_accelerator as has_accelerator
 from .mesh import make_mesh as make_mesh
 from .sharding import BATCH_AXES as BATCH_AXES
 from .sharding import RULES as RULES

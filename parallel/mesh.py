@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -98,6 +99,11 @@ def make_mesh(config: MeshConfig | None = None, devices: Sequence[Any] | None = 
     sizes = axis_sizes(config, len(devices))
     shape = tuple(sizes[axis] for axis in AXES)
     return jax.make_mesh(shape, AXES, devices=devices[: math.prod(shape)], axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def has_accelerator() -> bool:
+    """Whether this machine shows a GPU or TPU, whatever JAX makes of it."""
+    return any(any(Path("/dev").glob(pattern)) for pattern in ("nvidia[0-9]*", "accel*", "vfio/[0-9]*"))
 
 
 def check_platform(platform: str) -> None:

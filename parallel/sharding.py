@@ -52,10 +52,13 @@ def make_rules(preset: str = "default", replaced: str = "") -> Rules:
     if preset not in RULES:
         raise ValueError(f"config.mesh.rules={preset!r} is not known; use one of {', '.join(RULES)}")
     rules = dict(RULES[preset])
+    fixed = ("batch", "length")  # the input pipeline divides its arrays so
     for rule in filter(None, (part.strip() for part in replaced.split(","))):
         logical, equals, axes = (part.strip() for part in rule.partition("="))
         if not equals:
             raise ValueError(f"config.mesh.replaced_rules: {rule!r} has no '='; '{logical}=' divides it over nothing")
+        if logical in fixed:
+            raise ValueError(f"config.mesh.replaced_rules: {logical!r} is always divided over {rules[logical]}")
         if logical not in rules:
             raise ValueError(
                 f"config.mesh.replaced_rules: {logical!r} is no logical axis; use one of {', '.join(rules)}"
@@ -88,7 +91,8 @@ def tree_shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
     def check(path: Any, leaf: Any, sharding: NamedSharding, spec: PartitionSpec) -> NamedSharding:
         for dim, (size, axes, logical) in enumerate(zip(leaf.shape, sharding.spec, spec, strict=False)):
             axes = () if axes is None else (axes,) if isinstance(axes, str) else axes
-            wanted = () if logical is None else dict(rules).get(logical, ())
+            assert logical is None or logical in dict(rules), f"{logical!r} is in no rule"
+            wanted = () if logical is None else dict(rules)[logical]
             if axes != wanted:  # Flax drops a rule whose mesh axis another dim already has
                 raise ValueError(
                     f"{jax.tree_util.keystr(path)}: dim {dim} ({logical!r}) is to be divided over {wanted}, of which "
@@ -112,8 +116,8 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES, "context"))
 
 
-def local_rows(mesh: Mesh, batch_size: int) -> slice:
-    """The rows of the global batch that this process must supply.
+def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
+    """The rows of the global batch that this process must supply, in order; on a pod they may have gaps.
 
     Raises:
         ValueError: the batch is not divisible over the mesh.
@@ -130,8 +134,7 @@ def local_rows(mesh: Mesh, batch_size: int) -> slice:
     for index in sharding.addressable_devices_indices_map((batch_size,)).values():
         assert index is not None
         held.update(range(*index[0].indices(batch_size)))
-    assert len(held) == max(held) - min(held) + 1, f"rows of one process are not contiguous: {sorted(held)}"
-    return slice(min(held), max(held) + 1)
+    return sorted(held)
 
 
 def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:

@@ -1,12 +1,24 @@
 """What several tests share."""
 
+import importlib
+from collections.abc import Callable
+
 import jax
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+import train
 from parallel import MeshConfig, make_mesh
 from train.optimizer import parameter_name
+
+
+def command(name: str) -> Callable[[list[str]], None]:
+    """A command's main; importing its module must not hide the function `train.evaluate` from later tests."""
+    exported = dict(vars(train))
+    main = importlib.import_module(f"train.{name}").main
+    vars(train).update(exported)
+    return main
 
 
 def one_device() -> Mesh:

@@ -13,8 +13,10 @@ import pytest
 from ml_collections import ConfigDict
 
 import train.loop
+from tests.helpers import command
 from train import fit
 from train.__main__ import main
+from train.workdir import corpus_facts
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,8 +50,9 @@ CASES = {
         "config.mesh.fsdp=3 needs a multiple of 3 devices for config.mesh.data=-1, but there are 8",
     ),
     "heads not divided by tensor": (
-        {"mesh.tensor": 4},
-        r"config.model.num_kv_heads=2 is not divisible by config.mesh.tensor=4; use tensor in \[1, 2\]",
+        {"mesh.tensor": 4, "model.num_heads": 6, "model.head_dim": 8},
+        "config.model.num_heads makes 6 heads, which are not divisible by the 4 parts of config.mesh.tensor=4; "
+        r"use a multiple of 4, parts in \[1, 2, 3\], or",
     ),
     "heads not divided by kv heads": (
         {"model.num_kv_heads": 3},
@@ -57,7 +60,8 @@ CASES = {
     ),
     "width not divided by fsdp": (
         {"model.d_model": 36, "model.head_dim": 8, "mesh.fsdp": 8, "mesh.data": 1},
-        r"config.model.d_model=36 is not divisible by config.mesh.fsdp=8; use d_model=40, or fsdp in \[1, 2, 3, 4, 6\]",
+        "config.model.d_model makes 36 embed, which are not divisible by the 8 parts of config.mesh.fsdp=8; "
+        r"use a multiple of 8, parts in \[1, 2, 3, 4, 6\], or",
     ),
     "microbatch that does not divide": (
         {"train.microbatch_rows": 3, "data.batch_size": 16},
@@ -72,11 +76,13 @@ CASES = {
     "unknown rules": ({"mesh.rules": "zero"}, "config.mesh.rules='zero' is not known; use one of default"),
     "unknown platform": ({"platform": "npu"}, "config.platform='npu' is not known; use 'auto', 'cpu', 'gpu' or 'tpu'"),
     "absent platform": ({"platform": "gpu"}, "config.platform='gpu', but JAX found only 'cpu' devices"),
+    "pattern that is none": ({"optimizer.no_decay": "["}, r"config.optimizer.no_decay='\[' is no pattern"),
+    "seed out of range": ({"seed": 2**31}, "config.seed=2147483648 must be at least 0 and below 2.31"),
     "no steps": ({"train.steps": 0}, "config.train.steps=0 must be at least 1"),
     "sampling out of range": ({"sample.top_p": 1.5}, "config.sample: .* top_p=1.5 above 0 and at most 1"),
     "samples longer than learned positions": (
-        {"model.position": "learned", "sample.max_tokens": 32},
-        "config.sample.max_tokens=32 and a prompt do not fit the config.data.seq_len=32",
+        {"model.position": "learned", "sample.max_tokens": 30},
+        "a prompt of 4 tokens and config.sample.max_tokens=30 do not fit the config.data.seq_len=32 learned positions",
     ),
 }
 
@@ -139,14 +145,22 @@ def test_what_may_change_between_starts_is_shown(config: ConfigDict, tmp_path: P
 
 
 @pytest.mark.usefixtures("nothing_compiles")
-def test_workdir_with_another_tokenizer_is_refused(config: ConfigDict, tmp_path: Path):
+@pytest.mark.parametrize(("change", "fact"), [({"vocab_size": 295}, "tokenizer_sha256"), ({}, "tokens_sha256")])
+def test_workdir_of_another_corpus_is_refused(config: ConfigDict, tmp_path: Path, change: dict, fact: str):
+    """Another tokenizer, and other texts under the same tokenizer."""
     finished_run(config, tmp_path / "run")
-    other = config.copy_and_resolve_references()
-    other.data.update(vocab_size=295, dir=str(tmp_path / "prepared"))
-    shutil.copy(train.loop.prepare(other.data).directory / "tokenizer.model", tmp_path / "run")
-    message = r"tokenizer\.model is not the tokenizer of the data in .*use another --workdir"
-    with pytest.raises(ValueError, match=message):
+    corpus = train.loop.prepare(config.data)
+    facts = corpus_facts(corpus)
+    if change:
+        other = config.copy_and_resolve_references()
+        other.data.update(change, dir=str(tmp_path / "prepared"))
+        facts = corpus_facts(train.loop.prepare(other.data))
+    facts["tokens_sha256"]["valid"] = "0"
+    (tmp_path / "run" / "corpus.json").write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match=f"was trained on another corpus than .*{fact} was .*use another --workdir"):
         fit(config, tmp_path / "run")
+    with pytest.raises(ValueError, match=f"was trained on another corpus than .*{fact} was"):
+        command("evaluate")([f"--workdir={tmp_path / 'run'}"])
 
 
 @pytest.mark.usefixtures("nothing_compiles")
@@ -168,8 +182,9 @@ def test_workdir_that_cannot_be_made_is_an_error(config: ConfigDict, tmp_path: P
 def test_disk_too_small_for_a_checkpoint_is_an_error(
     config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=300_000))
-    with pytest.raises(OSError, match=r"has 0 MB free, but a checkpoint takes 0 MB|MB free, but a checkpoint takes"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
+    config.train.keep_checkpoints = 9
+    with pytest.raises(OSError, match=r"has 1 MB free, but 10 checkpoints take 3 MB; use another disk, or config"):
         fit(config, tmp_path / "run")
 
 
@@ -197,6 +212,39 @@ def test_disk_that_fills_up_during_preparation_leaves_nothing(corpus_directory: 
     assert f"error: cannot write to config.data.dir='{tmp_path}'" in result.stderr
     assert "Traceback" not in result.stderr
     assert not list(tmp_path.glob("*text-*"))
+
+
+def test_disk_that_fills_up_while_saving_is_one_error_that_names_the_workdir(config: ConfigDict, tmp_path: Path):
+    config.train.update(checkpoint_every=2, steps=4)
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    result = run_command(f"--config={tmp_path}/config.json", f"--workdir={tmp_path / 'run'}", limit=100_000)
+    assert result.returncode == 2, result.stderr
+    assert f"error: cannot write a checkpoint to --workdir={tmp_path / 'run'}" in result.stderr
+    assert "there is none yet" in result.stderr
+
+
+def test_fewer_steps_than_the_run_has_made_are_refused(config: ConfigDict, tmp_path: Path):
+    config.train.steps = 3
+    fit(config, tmp_path / "run")
+    config.train.steps = 2
+    config.optimizer.warmup_steps = 1
+    with pytest.raises(ValueError, match=r"config.train.steps=2, but --workdir=.* is at step 3"):
+        fit(config, tmp_path / "run")
+
+
+def test_a_start_that_was_killed_before_it_wrote_its_config_can_be_repeated(config: ConfigDict, tmp_path: Path):
+    (tmp_path / ".probe-1").write_text("x")
+    (tmp_path / ".config.json.tmp").write_text("{")
+    config.train.steps = 3
+    assert fit(config, tmp_path).step == 3
+
+
+def test_clipping_may_be_switched_off_on_a_restart(config: ConfigDict, tmp_path: Path):
+    config.train.steps = 3
+    fit(config, tmp_path)
+    config.train.steps = 4
+    config.optimizer.clip_norm = 0.0
+    assert fit(config, tmp_path).step == 4
 
 
 def test_missing_flags_and_files_are_named(tmp_path: Path):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from etils import epath
 
 from configs import base
 from data.command_line import Arguments, flatten, load_config, read_command_line, run_main
@@ -147,11 +148,12 @@ def test_a_file_that_is_no_config_is_named_with_the_reason(name: str, content: s
 
 
 def test_flags_of_the_command_have_the_types_of_their_defaults():
-    defaults = {"workdir": "x", "steps": 3, "rate": 0.5, "dry": False}
+    defaults = {"workdir": epath.Path("x"), "steps": 3, "rate": 0.5, "dry": False}
     assert parse(f"--config={BASE}", "--workdir=x", options=OPTIONS).flags == defaults
     given = parse(f"--config={BASE}", "--workdir", "y", "--steps", "5", "--rate=2", "--dry", options=OPTIONS)
-    assert given.flags == {"workdir": "y", "steps": 5, "rate": 2.0, "dry": True}
+    assert given.flags == {"workdir": epath.Path("y"), "steps": 5, "rate": 2.0, "dry": True}
     assert type(given.flags["rate"]) is float
+    assert parse(f"--config={BASE}", "--workdir=~/z", options=OPTIONS).flags["workdir"] == Path.home() / "z"
     with pytest.raises(ValueError, match=r"--steps=1\.5"):
         parse(f"--config={BASE}", "--workdir=x", "--steps=1.5", options=OPTIONS)
 

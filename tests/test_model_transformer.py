@@ -279,7 +279,7 @@ def test_an_untied_head_equal_to_the_table_gives_the_tied_logits():
     assert not np.allclose(apply(params, TOKENS), apply(same, TOKENS))
 
 
-@pytest.mark.parametrize(("dtype", "error"), [("bfloat16", 0.1), ("float16", 0.02)])
+@pytest.mark.parametrize(("dtype", "error"), [("bfloat16", 0.1)])
 def test_parameters_and_logits_are_float32_under_a_narrow_compute_dtype(dtype, error):
     config, params, apply = build("gpt2", dtype=dtype)
     assert {leaf.dtype for leaf in jax.tree.leaves(boxed_params(config))} == {np.dtype("float32")}
@@ -430,7 +430,7 @@ def test_dropout_is_off_without_a_key():
         ({"activation": "swish"}, ["model.activation='swish'", "relu", "gelu", "squared_relu", "swiglu", "geglu"]),
         ({"norm": "batchnorm"}, ["model.norm='batchnorm'", "rmsnorm, layernorm"]),
         ({"position": "alibi"}, ["model.position='alibi'", "rope, learned"]),
-        ({"dtype": "float64"}, ["model.dtype='float64'", "float32, bfloat16, float16"]),
+        ({"dtype": "float64"}, ["model.dtype='float64'", "float32, bfloat16"]),
         ({"dropout": 1.0}, ["model.dropout=1.0", "at least 0 and below 1"]),
         ({"dropout": -0.1}, ["model.dropout=-0.1", "at least 0 and below 1"]),
         *(

@@ -1,6 +1,7 @@
 """Preparation: what is written, what is left out, and that it is whole or absent."""
 
 import gzip
+import hashlib
 import itertools
 import json
 import lzma
@@ -104,6 +105,7 @@ def test_metadata_counts_what_is_there(data: Any):
             "documents": len(names),
             "bytes": sum((Path(data.path) / name).stat().st_size for name in names),
             "tokens": (corpus.directory / f"{split}.tokens").stat().st_size // 2,
+            "tokens_sha256": hashlib.sha256((corpus.directory / f"{split}.tokens").read_bytes()).hexdigest(),
         }
     assert metadata["token_dtype"] == "<u2"
     assert metadata["vocab_size"] == 300

@@ -207,7 +207,7 @@ def test_logits_and_initialisation_do_not_depend_on_the_mesh():
 
 @pytest.mark.parametrize("mesh_config", [MeshConfig(), MIXED, MeshConfig(data=1, tensor=8)])
 def test_one_process_supplies_all_rows(mesh_config):
-    assert local_rows(make_mesh(mesh_config), 16) == slice(0, 16)
+    assert local_rows(make_mesh(mesh_config), 16) == list(range(16))
 
 
 @pytest.mark.parametrize(("batch_size", "legal"), [(1, 8), (3, 8), (13, 16), (20, 16), (30, 32)])
@@ -220,7 +220,7 @@ def test_a_batch_that_is_not_divisible_names_a_size_that_works(batch_size, legal
     said = re.search(r"use (\d+)$", str(error.value))
     assert said is not None
     assert int(said[1]) == legal
-    assert local_rows(mesh, legal) == slice(0, legal)
+    assert local_rows(mesh, legal) == list(range(legal))
 
 
 def test_rows_of_a_batch_are_divided_over_data_and_fsdp():

@@ -1,14 +1,13 @@
 """Saving and restoring the state: the one module that knows Orbax."""
 
-import logging
+import contextlib
+from collections.abc import Iterator
 from typing import Any, TypeVar, cast
 
 import orbax.checkpoint as ocp
 from etils import epath
 
 Tree = TypeVar("Tree")
-
-logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates; what matters is raised
 
 
 class Checkpoints:
@@ -32,6 +31,7 @@ class Checkpoints:
             create=not read_only,
             cleanup_tmp_directories=not read_only,
         )
+        self._workdir = workdir
         self._manager = ocp.CheckpointManager(epath.Path(workdir) / "checkpoints", options=options)
 
     def latest_step(self) -> int | None:
@@ -39,8 +39,14 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any) -> None:
-        """Starts saving and returns once the state may be overwritten; an earlier save is waited for."""
-        self._manager.save(step, args=ocp.args.StandardSave(state))
+        """Starts saving and returns once the state may be overwritten; an earlier save is waited for.
+
+        Raises:
+            OSError: this save or the one before failed.
+        """
+        with self._failure_named():
+            saved = self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
+        assert saved, f"Orbax refused to save step {step}"
 
     def restore(self, step: int, abstract: Tree) -> Tree:
         """Reads a checkpoint.
@@ -56,9 +62,26 @@ class Checkpoints:
         return cast(Tree, restored)
 
     def wait(self) -> None:
-        """Waits until what was saved is on disk; raises the error of a save that failed."""
-        self._manager.wait_until_finished()
+        """Waits until what was saved is on disk.
+
+        Raises:
+            OSError: a save failed.
+        """
+        with self._failure_named():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, and ends the background threads."""
         self._manager.close()
+
+    @contextlib.contextmanager
+    def _failure_named(self) -> Iterator[None]:
+        """Orbax and TensorStore raise many kinds of error for a full disk; none names our flag."""
+        try:
+            yield
+        except Exception as error:
+            kept = self._manager.latest_step()
+            raise OSError(
+                f"cannot write a checkpoint to --workdir={self._workdir}: {str(error).splitlines()[0][:300]}; "
+                + (f"step {kept} is intact" if kept else "there is none yet")
+            ) from error

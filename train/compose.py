@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 from jax.sharding import Mesh
@@ -12,7 +13,6 @@ from model import REMAT_POLICIES, Transformer, TransformerConfig, scan_layers
 from parallel import BATCH_AXES, local_rows, make_rules
 from parallel.sharding import Rules
 
-from .objective import make_objective
 from .optimizer import make_optimizer
 
 
@@ -31,8 +31,14 @@ def make_model(config: Any) -> Transformer:
     names = [field.name for field in dataclasses.fields(TransformerConfig)]
     return Transformer(
         TransformerConfig(**{name: from_elsewhere[name] if name in from_elsewhere else c[name] for name in names}),
-        stack_fn=functools.partial(scan_layers, remat=c.remat, unroll=c.scan_unroll),
+        stack_fn=_stack_fn(c.remat, c.scan_unroll),
     )
+
+
+@functools.cache
+def _stack_fn(remat: str, unroll: int) -> Callable[..., Any]:
+    """The same object for the same arguments, so that models of equal configs are equal and compile once."""
+    return functools.partial(scan_layers, remat=remat, unroll=unroll)
 
 
 def rules_of(config: Any) -> Rules:
@@ -66,36 +72,34 @@ def preflight(config: Any, mesh: Mesh) -> None:
     """
     c = make_model(config).config
     DataConfig.of(config.data)
-    rules_of(config)
+    rules = rules_of(config)
     local_rows(mesh, config.data.batch_size)
     num_microbatches(config, mesh)
-    tensor = mesh.shape["tensor"]
-    for field in ("num_heads", "num_kv_heads", "d_mlp"):
-        if getattr(c, field) % tensor:
-            legal = [n for n in range(1, tensor + 1) if getattr(c, field) % n == 0]
+    for logical, key, size in (
+        ("heads", "num_heads", c.num_heads),
+        ("kv_heads", "num_kv_heads", c.num_kv_heads),
+        ("mlp", "d_mlp", c.d_mlp),
+        ("embed", "d_model", c.d_model),
+        ("vocab", "vocab_multiple", c.padded_vocab_size),
+    ):
+        axes = dict(rules)[logical]
+        parts = math.prod(mesh.shape[axis] for axis in axes)
+        if size % parts:
             raise ValueError(
-                f"config.model.{field}={getattr(c, field)} is not divisible by config.mesh.tensor={tensor}; "
-                f"use tensor in {legal}, or a multiple of {tensor}"
+                f"config.model.{key} makes {size} {logical}, which are not divisible by the {parts} parts of "
+                f"{', '.join(f'config.mesh.{axis}={mesh.shape[axis]}' for axis in axes)}; use a multiple of {parts}, "
+                f"parts in {[n for n in range(1, parts + 1) if size % n == 0]}, or "
+                f"config.mesh.replaced_rules='{logical}=' to divide them over nothing"
             )
-    if c.padded_vocab_size % tensor:
-        raise ValueError(
-            f"config.model.vocab_multiple={c.vocab_multiple} pads the vocabulary to {c.padded_vocab_size}, not "
-            f"divisible by config.mesh.tensor={tensor}; use vocab_multiple={math.lcm(c.vocab_multiple, tensor)}"
-        )
-    if c.d_model % mesh.shape["fsdp"]:
-        fsdp = mesh.shape["fsdp"]
-        raise ValueError(
-            f"config.model.d_model={c.d_model} is not divisible by config.mesh.fsdp={fsdp}; "
-            f"use d_model={math.ceil(c.d_model / fsdp) * fsdp}, or fsdp in "
-            f"{[n for n in range(1, fsdp + 1) if c.d_model % n == 0]}"
-        )
-    make_objective(config)
+    if not 0 <= config.seed < 2**31:
+        raise ValueError(f"config.seed={config.seed} must be at least 0 and below 2^31")
     for field in ("steps", "log_every", "keep_checkpoints", "checkpoint_every"):
         if config.train[field] < 1:
             raise ValueError(f"config.train.{field}={config.train[field]} must be at least 1")
     for field in ("eval_every", "eval_batches", "keep_every"):
         if config.train[field] < 0:
             raise ValueError(f"config.train.{field}={config.train[field]} must be 0 or more")
+    make_objective(config)
     make_optimizer(config)
     check_sampling(config)
 
@@ -106,14 +110,9 @@ def check_sampling(config: Any) -> None:
     Raises:
         ValueError: it names the key, the value and a legal choice.
     """
-    s, c = config.sample, config.model
+    s = config.sample
     if s.max_tokens < 1 or s.top_k < 0 or s.temperature < 0 or not 0 < s.top_p <= 1:
         raise ValueError(
             f"config.sample: max_tokens={s.max_tokens} must be at least 1, temperature={s.temperature} and "
             f"top_k={s.top_k} 0 or more, and top_p={s.top_p} above 0 and at most 1"
-        )
-    if c.position == "learned" and s.prompts and s.max_tokens >= config.data.seq_len:
-        raise ValueError(
-            f"config.sample.max_tokens={s.max_tokens} and a prompt do not fit the config.data.seq_len="
-            f"{config.data.seq_len} learned positions; use fewer tokens, or config.model.position='rope'"
         )

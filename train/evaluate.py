@@ -3,13 +3,12 @@
 import json
 import sys
 
-from etils import epath
-
 from data import prepare
 from data.command_line import read_command_line, run_main
 
 from .evaluation import evaluate
 from .restore import restore_params
+from .workdir import check_same_corpus
 
 
 def main(argv: list[str]) -> None:
@@ -23,9 +22,12 @@ def main(argv: list[str]) -> None:
     split = arguments.flags["split"]
     if split not in ("valid", "train"):
         raise ValueError(f"--split={split!r} is not known; use valid or train")
-    params, mesh, step = restore_params(arguments.config, epath.Path(arguments.flags["workdir"]))
-    values = evaluate(arguments.config, params, mesh, split=split, limit=arguments.flags["limit"])
-    compressed = prepare(arguments.config.data).metadata["compressed_bits_per_byte"] if split == "valid" else {}
+    config, workdir = arguments.config, arguments.flags["workdir"]
+    corpus = prepare(config.data)
+    check_same_corpus(workdir, corpus)
+    params, mesh, step = restore_params(config, workdir)
+    values = evaluate(config, params, mesh, corpus=corpus, split=split, limit=arguments.flags["limit"])
+    compressed = corpus.metadata["compressed_bits_per_byte"] if split == "valid" else {}
     json.dump(
         {"step": step, "split": split} | values | {"compressed_bits_per_byte": compressed},
         sys.stdout,

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 
-from data import eval_batches
+from data import Corpus, eval_batches
 from parallel import local_rows, on_mesh, shard_batch, to_host
 
 from .compose import make_model, rules_of
@@ -41,6 +41,7 @@ def evaluate(
     params: Any,
     mesh: Mesh,
     *,
+    corpus: Corpus | None = None,
     split: str = "valid",
     limit: int = 0,
     eval_step: EvalStep | None = None,
@@ -51,18 +52,25 @@ def evaluate(
         config: the whole config.
         params: the model's parameters on `mesh`.
         mesh: the mesh.
+        corpus: what to evaluate on; None is the config's, which is prepared if it is not there.
         split: "valid" or "train".
         limit: at most this many batches; 0 is all.
         eval_step: as `make_eval_step` returns it; None builds one.
 
     Returns:
         "loss" (nats per token), "perplexity", "bits_per_byte" (of the text that the targets stand for) and "tokens".
+
+    Raises:
+        ValueError: the batch cannot be divided over the mesh, or the corpus is too short.
+
+    Example:
+        evaluate(config, state.params, mesh)["bits_per_byte"]
     """
     eval_step = eval_step or make_eval_step(config, mesh)
     rows = local_rows(mesh, config.data.batch_size)
     totals = {"nll": 0.0, "weight": 0.0, "bytes": 0.0}
     pending: dict[str, Array] | None = None
-    for batch in eval_batches(config.data, split=split, limit=limit, rows=rows):
+    for batch in eval_batches(config.data, corpus=corpus, split=split, limit=limit, rows=rows):
         sums = eval_step(params, shard_batch(batch, mesh))
         totals = _add(totals, pending)  # of the batch before, while this one is computed
         pending = sums

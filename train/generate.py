@@ -1,7 +1,5 @@
 """Text from a trained model: `python -m train.generate --workdir runs/tiny --prompt "def "`."""
 
-from etils import epath
-
 from data.command_line import read_command_line, run_main
 
 from .compose import check_sampling
@@ -16,7 +14,7 @@ def main(argv: list[str]) -> None:
     arguments = read_command_line(argv, "train.generate", __doc__ or "", options=options, config_from_workdir=True)
     config, workdir, prompt = (
         arguments.config,
-        epath.Path(arguments.flags["workdir"]),
+        arguments.flags["workdir"],
         arguments.flags["prompt"],
     )
     check_sampling(config)

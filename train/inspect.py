@@ -9,7 +9,7 @@ import jax
 from etils import epath
 
 from data.command_line import read_command_line, run_main
-from parallel import MeshConfig, make_mesh, to_host
+from parallel import MeshConfig, check_platform, make_mesh, to_host
 
 from .optimizer import parameter_name
 from .restore import restore_state
@@ -26,6 +26,7 @@ def tree_sha256(tree: Any) -> str:
 
 def describe(config: Any, workdir: epath.Path) -> dict[str, Any]:
     """Step, tree, hashes, data position and config of the newest checkpoint, read onto one device."""
+    check_platform("cpu")  # the accelerator may be busy with the run itself
     mesh = make_mesh(MeshConfig(data=1, allow_idle=True))
     state = restore_state(config, workdir, mesh)
     step = int(state.step)
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> None:
     """The command."""
     options = {"workdir": (None, "the run's directory")}
     arguments = read_command_line(argv, "train.inspect", __doc__ or "", options=options, config_from_workdir=True)
-    json.dump(describe(arguments.config, epath.Path(arguments.flags["workdir"])), sys.stdout, indent=2)
+    json.dump(describe(arguments.config, arguments.flags["workdir"]), sys.stdout, indent=2)
     print()
 
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from data import Corpus, DataConfig, Windows, make_batches, prepare
 from model import count_params, forward_flops
-from parallel import check_platform, local_rows, make_mesh, shard_batch
+from parallel import check_platform, has_accelerator, local_rows, make_mesh, shard_batch
 
 from .checkpoint import Checkpoints
 from .compose import make_model, preflight
@@ -21,10 +21,10 @@ from .evaluation import evaluate, make_eval_step
 from .interrupt import Interrupt
 from .metrics import Recorder, peak_flops
 from .runtime import set_up
-from .samples import continue_prompts
+from .samples import check_prompts, continue_prompts
 from .state import TrainState, abstract_state, init_state
 from .step import make_train_step
-from .workdir import check_space, check_workdir, write_run
+from .workdir import check_same_corpus, check_space, check_workdir, write_run
 
 
 class Result(NamedTuple):
@@ -51,7 +51,7 @@ def fit(config: Any, workdir: str | os.PathLike[str]) -> Result:
 
     Args:
         config: the whole config.
-        workdir: the run's directory, local or gs:// or s3://.
+        workdir: the run's directory.
 
     Returns:
         How it ended.
@@ -59,64 +59,54 @@ def fit(config: Any, workdir: str | os.PathLike[str]) -> Result:
     Raises:
         ValueError: what is wrong with the config, the data or the workdir, and a legal choice.
         OSError: a disk is full or cannot be written to.
+
+    Example:
+        fit(get_config(), "runs/tiny").validation["bits_per_byte"]
     """
     set_up(config.compile_cache)
     workdir = epath.Path(workdir)
     check_platform(config.platform)
     mesh = make_mesh(config.mesh)
     writes = jax.process_index() == 0
-    log = _log if writes else lambda line: None
     preflight(config, mesh)
     target = abstract_state(config, mesh)
-    check_workdir(workdir, config, log)
+    check_workdir(workdir, config, _log, writes=writes)
     checkpoint_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(target))
-    check_space(workdir, checkpoint_bytes)
-    corpus = prepare(config.data, log=log)
-    check_corpus(config, corpus)
+    check_space(workdir, checkpoint_bytes, config.train.keep_checkpoints + 1)
+    corpus = prepare(config.data, log=_log)
+    _check_corpus(config, corpus, workdir)
     if writes:
         write_run(workdir, config, corpus)
 
     checkpoints = Checkpoints(workdir, keep=config.train.keep_checkpoints, keep_every=config.train.keep_every)
     try:
         start = checkpoints.latest_step() or 0
+        if start > config.train.steps:
+            raise ValueError(f"config.train.steps={config.train.steps}, but --workdir={workdir} is at step {start}")
+        _log(_describe(config, mesh, corpus, start))
         state = checkpoints.restore(start, target) if start else init_state(config, mesh)
-        log(_describe(config, mesh, corpus, start))
-        return _train(config, mesh, state, start, checkpoints, workdir, corpus, writes)
+        with _recorder(config, mesh, workdir, start, writes) as recorder:
+            result = _train(config, mesh, state, corpus, checkpoints, recorder)
     finally:
         checkpoints.close()
+    if result.signum:
+        _log(f"Saved step {result.step} in {workdir}; the same command continues")
+    return result
 
 
 def _train(
-    config: Any,
-    mesh: Mesh,
-    state: TrainState,
-    start: int,
-    checkpoints: Checkpoints,
-    workdir: epath.Path,
-    corpus: Corpus,
-    writes: bool,
+    config: Any, mesh: Mesh, state: TrainState, corpus: Corpus, checkpoints: Checkpoints, recorder: Recorder
 ) -> Result:
     """The loop itself: step, record, evaluate, save; then the last figures and a few samples."""
-    t = config.train
-    traces: list[int] = []
-    train_step = make_train_step(config, mesh, on_trace=lambda: traces.append(1))
+    t, step = config.train, int(state.step)
+    traces: list[None] = []
+    train_step = make_train_step(config, mesh, on_trace=lambda: traces.append(None))
     eval_step = make_eval_step(config, mesh)
-    peak = peak_flops(jax.devices()[0].device_kind)
-    recorder = Recorder(
-        workdir,
-        start=start,
-        num_steps=t.steps,
-        tokens_per_step=config.data.batch_size * config.data.seq_len,
-        flops_per_step=3 * config.data.batch_size * forward_flops(make_model(config).config, config.data.seq_len),
-        peak=peak and peak * mesh.size,
-        writes=writes,
-    )
     rows = local_rows(mesh, config.data.batch_size)
-    batches = make_batches(config.data, seed=config.seed, start=start, rows=rows)
+    batches = make_batches(config.data, corpus=corpus, seed=config.seed, start=step, rows=rows)
     in_flight: deque[Array] = deque()
-    step = start
-    with Interrupt() as interrupt, recorder:
-        while step < t.steps and not interrupt.signum:
+    with Interrupt() as interrupt:
+        while step < t.steps:
             waited = time.perf_counter()
             batch = next(batches)
             waited = time.perf_counter() - waited
@@ -129,62 +119,83 @@ def _train(
             if step % t.log_every == 0:
                 recorder.train(step, metrics)
             if t.eval_every and step % t.eval_every == 0 and step < t.steps:
-                evaluating = time.perf_counter()
-                values = evaluate(config, state.params, mesh, limit=t.eval_batches, eval_step=eval_step)
+                with recorder.pause(metrics):
+                    values = evaluate(
+                        config, state.params, mesh, corpus=corpus, limit=t.eval_batches, eval_step=eval_step
+                    )
                 recorder.evaluation(step, values)
-                recorder.skip_time(time.perf_counter() - evaluating)
-            if step % t.checkpoint_every == 0 or step == t.steps or interrupt.signum:
+            stopping = interrupt.signum  # looked at once, so that what is said and what is saved agree
+            if step % t.checkpoint_every == 0 or step == t.steps or stopping:
                 recorder.flush()  # what a restart from this checkpoint will not record again
-                saving = time.perf_counter()
-                checkpoints.save(step, state)
-                recorder.count_stall(time.perf_counter() - saving)
+                with recorder.stall(metrics):
+                    checkpoints.save(step, state)
+            if stopping:
+                checkpoints.wait()
+                return Result(step, stopping, len(traces), {})
         checkpoints.wait()
-        if interrupt.signum:
-            recorder.message(f"Saved step {step} in {workdir}; the same command continues")
-            return Result(step, interrupt.signum, len(traces), {})
-        values = evaluate(config, state.params, mesh, eval_step=eval_step)
-        recorder.evaluation(step, values)
-    if writes:
-        _report(config, state, mesh, corpus, values)
+    values = evaluate(config, state.params, mesh, corpus=corpus, eval_step=eval_step)
+    recorder.evaluation(step, values)
+    _report(config, state, mesh, corpus, values)
     return Result(step, 0, len(traces), values)
 
 
-def check_corpus(config: Any, corpus: Corpus) -> None:
-    """Checks that the corpus suits the config.
+def _recorder(config: Any, mesh: Mesh, workdir: epath.Path, start: int, writes: bool) -> Recorder:
+    flops = 3 * config.data.batch_size * forward_flops(make_model(config).config, config.data.seq_len)
+    peak = peak_flops(jax.devices()[0].device_kind)
+    return Recorder(
+        workdir,
+        start=start,
+        num_steps=config.train.steps,
+        tokens_per_step=config.data.batch_size * config.data.seq_len,
+        flops_per_step=flops,
+        peak=peak and peak * mesh.size,
+        writes=writes,
+    )
+
+
+def _check_corpus(config: Any, corpus: Corpus, workdir: epath.Path) -> None:
+    """Checks that the corpus suits the config and is that of the run.
 
     Raises:
-        ValueError: a split is shorter than a window, or the vocabulary is too small for the tokenizer.
+        ValueError: a split is shorter than a window, a prompt too long, or the corpus another.
     """
-    if corpus.tokenizer.vocab_size > config.data.vocab_size:
-        raise ValueError(
-            f"config.data.vocab_size={config.data.vocab_size}, but the tokenizer in {corpus.directory} has "
-            f"{corpus.tokenizer.vocab_size} ids; use at least that"
-        )
+    check_same_corpus(workdir, corpus)
     for split in ("train", "valid"):
         Windows(corpus, split, DataConfig.of(config.data))
+    if config.sample.prompts:
+        check_prompts(config, corpus.tokenizer, config.sample.prompts)
 
 
 def _describe(config: Any, mesh: Mesh, corpus: Corpus, start: int) -> str:
     sizes = " ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1) or "one device"
-    splits = corpus.metadata["splits"]
-    return (
+    lines = [
         f"{config.name}: {count_params(make_model(config).config)['total']:,} parameters, "
-        f"{splits['train']['tokens']:,} training tokens, {jax.devices()[0].device_kind} ({sizes}), "
+        f"{corpus.metadata['splits']['train']['tokens']:,} training tokens, {jax.devices()[0].device_kind} ({sizes}), "
         + (f"continuing at step {start} of {config.train.steps}" if start else f"{config.train.steps} steps")
-    )
+    ]
+    if config.platform == "auto" and jax.default_backend() == "cpu" and has_accelerator():
+        lines.append(
+            "An accelerator is here, but JAX runs on the CPU: install it with make train EXTRAS=dev,cuda (or dev,tpu), "
+            "or end the process that holds it"
+        )
+    return "\n".join(lines)
 
 
 def _report(config: Any, state: TrainState, mesh: Mesh, corpus: Corpus, values: dict[str, float]) -> None:
-    """Prints the last figures beside the compressors', and samples."""
+    """Prints the last figures beside the compressors', and samples; every process computes, one prints."""
+    samples = []
+    if config.sample.prompts:
+        samples = continue_prompts(config, state.params, mesh, corpus.tokenizer, config.sample.prompts)
+    if jax.process_index() != 0:
+        return
     print(f"\nvalidation loss {values['loss']:.4f} nats per token, perplexity {values['perplexity']:.2f}")
     print(f"bits per byte {values['bits_per_byte']:.4f}", end="")
     compressed = corpus.metadata["compressed_bits_per_byte"]
     print("".join(f"   {name} {value:.4f}" for name, value in compressed.items()))
-    if config.sample.prompts:
-        texts = continue_prompts(config, state.params, mesh, corpus.tokenizer, config.sample.prompts)
-        for prompt, text in zip(config.sample.prompts, texts, strict=True):
-            print(f"\n--- {prompt!r}\n{prompt}{text}")
+    for prompt, text in zip(config.sample.prompts, samples, strict=True):
+        print(f"\n--- {prompt!r}\n{prompt}{text}")
 
 
 def _log(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    if jax.process_index() == 0:
+        print(line, file=sys.stderr, flush=True)

@@ -1,21 +1,28 @@
 """What a run reports: metrics.jsonl, TensorBoard events, a progress bar, and throughput beside the hardware's peak.
 
 A line of metrics.jsonl is either of a training step ("loss" and so on) or of an evaluation ("valid_loss" and so on);
-both have "step", the number of updates made.
+both have "step", the number of updates made. Of the steps since the line before: "step_time" (seconds, mean),
+"tokens_per_second", "data_wait" (seconds a step that the loop waited for its batch), "checkpoint_stall" (seconds in all
+that saving held the loop up) and, where the device's peak is known, "mfu" (share of it, 0 to 1).
 """
 
+import contextlib
 import json
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator
 from typing import Any, Self
 
+import jax
 import tensorboardX
 import tqdm
 from etils import epath
 from jax import Array
 
 from parallel import to_host
+
+from .workdir import replace_file
 
 # Peak dense bfloat16 FLOP/s of one device, by the start of its kind as JAX names it (vendors' data sheets).
 PEAK_FLOPS = {
@@ -62,7 +69,7 @@ class Recorder:
         self._path = workdir / "metrics.jsonl"
         self._tokens, self._flops, self._peak = tokens_per_step, flops_per_step, peak
         self._pending: deque[tuple[int, dict[str, Array], dict[str, float]]] = deque()
-        self._lines = [line for line in _read_lines(self._path) if _stays(json.loads(line), start, num_steps)]
+        self._lines: list[str] = []
         self._writer = None
         self._bar = tqdm.tqdm(
             total=num_steps,
@@ -72,40 +79,55 @@ class Recorder:
             mininterval=0.1 if sys.stderr.isatty() else 30.0,  # a log file need not see it move
         )
         if writes:
-            self._path.write_text("".join(self._lines))
+            lines = _read_lines(self._path)
+            self._lines = [line for line in lines if _stays(json.loads(line), start, num_steps)]
+            replace_file(self._path, "".join(self._lines).encode())
             self._writer = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
-        self._reset_clock()
+        self._compiling = True
+        self.restart_clock()
 
-    def _reset_clock(self) -> None:
+    def restart_clock(self) -> None:
+        """Begins a new interval, leaving out what went before it, such as a compilation."""
         self._since, self._steps, self._data_wait, self._stall = time.perf_counter(), 0, 0.0, 0.0
 
     def count_step(self, *, data_wait: float) -> None:
-        """Notes a step and the seconds that it waited for its batch."""
+        """Notes a step and the seconds that it waited for its batch; the first, which compiles, is left out."""
+        self._bar.update()
+        if self._compiling:
+            self._compiling = False
+            self.restart_clock()
+            return
         self._steps += 1
         self._data_wait += data_wait
-        self._bar.update()
 
-    def count_stall(self, seconds: float) -> None:
-        """Notes seconds that a checkpoint held the loop up."""
-        self._stall += seconds
+    @contextlib.contextmanager
+    def pause(self, metrics: dict[str, Array]) -> Iterator[None]:
+        """Keeps what is done within out of the throughput, once the steps before it have ended."""
+        jax.block_until_ready(metrics)
+        began = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - began
 
-    def skip_time(self, seconds: float) -> None:
-        """Keeps time that was not spent on training, such as an evaluation, out of the throughput."""
-        self._since += seconds
+    @contextlib.contextmanager
+    def stall(self, metrics: dict[str, Array]) -> Iterator[None]:
+        """Counts what is done within as time that saving held the loop up."""
+        jax.block_until_ready(metrics)
+        began = time.perf_counter()
+        yield
+        self._stall += time.perf_counter() - began
 
     def train(self, step: int, metrics: dict[str, Array]) -> None:
         """Records a step's metrics, and writes those that were recorded before."""
-        seconds = time.perf_counter() - self._since
-        step_time = seconds / max(1, self._steps)
-        timing = {
-            "step_time": step_time,
-            "tokens_per_second": self._tokens / step_time,
-            "data_wait": self._data_wait / max(1, self._steps),
-            "checkpoint_stall": self._stall,
-        }
-        if self._peak:
-            timing["mfu"] = self._flops / step_time / self._peak
-        self._reset_clock()
+        timing = {}
+        if self._steps:
+            step_time = (time.perf_counter() - self._since) / self._steps
+            timing["step_time"] = step_time
+            timing["tokens_per_second"] = self._tokens / step_time
+            timing["data_wait"] = self._data_wait / self._steps
+            timing["checkpoint_stall"] = self._stall
+            if self._peak:
+                timing["mfu"] = self._flops / step_time / self._peak
+        self.restart_clock()
         self.flush()
         self._pending.append((step, metrics, timing))
 
@@ -115,19 +137,13 @@ class Recorder:
             step, metrics, timing = self._pending.popleft()
             values = {name: float(value) for name, value in to_host(metrics).items()} | timing
             self._write(step, values)
-            self._bar.set_postfix_str(
-                f"loss {values['loss']:.3f}, {values['tokens_per_second']:,.0f} tokens/s", refresh=False
-            )
+            rate = f", {timing['tokens_per_second']:,.0f} tokens/s" if timing else ""
+            self._bar.set_postfix_str(f"loss {values['loss']:.3f}{rate}", refresh=False)
 
     def evaluation(self, step: int, values: dict[str, float]) -> None:
         """Records an evaluation on the validation split."""
         self.flush()
         self._write(step, {f"valid_{name}": value for name, value in values.items()})
-
-    def message(self, line: str) -> None:
-        """Prints a line without disturbing the bar."""
-        if not self._bar.disable:
-            tqdm.tqdm.write(line, file=sys.stderr)
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
         if self._writer is None:

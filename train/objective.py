@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-# (apply_fn, params, batch, dropout key or None) -> (sum of losses, sum of weights, sums of metrics)
+# (apply_fn, params, batch, dropout key or None) -> (sum of losses, sum of weights, sums of metrics); among the metrics
+# is "nll", the negative log-likelihood in nats, which evaluation reports.
 Objective = Callable[
     [Callable[..., Any], Any, Mapping[str, Array], Array | None], tuple[Array, Array, dict[str, Array]]
 ]

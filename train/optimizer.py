@@ -20,7 +20,10 @@ def parameter_name(path: tuple[Any, ...]) -> str:
 
 def _decayed(config: Any) -> Callable[[Params], Params]:
     """Marks the parameters that weight decay applies to. Names decide: the rank of a stacked norm is a matrix's."""
-    pattern = re.compile(config.optimizer.no_decay) if config.optimizer.no_decay else None
+    try:
+        pattern = re.compile(config.optimizer.no_decay) if config.optimizer.no_decay else None
+    except re.error as error:
+        raise ValueError(f"config.optimizer.no_decay={config.optimizer.no_decay!r} is no pattern: {error}") from error
 
     def mark(params: Params) -> Params:
         return jax.tree_util.tree_map_with_path(
@@ -31,6 +34,7 @@ def _decayed(config: Any) -> Callable[[Params], Params]:
 
 
 def _adamw(config: Any) -> optax.GradientTransformation:
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2)."""
     o = config.optimizer
     return optax.adamw(
         make_schedule(config, o.learning_rate),
@@ -64,11 +68,14 @@ def _muon(config: Any) -> optax.GradientTransformation:
     return muon(
         make_schedule(config, o.muon_learning_rate),
         ns_steps=o.muon_iterations,
+        beta=0.95,
+        nesterov=True,
         eps=o.eps,
         weight_decay=o.weight_decay,
         weight_decay_mask=_decayed(config),
         adam_b1=o.b1,
         adam_b2=o.b2,
+        adam_weight_decay=0.0,  # embeddings, norms and head
         adam_learning_rate=make_schedule(config, o.learning_rate),
         muon_weight_dimension_numbers=dimensions,
     )
@@ -101,4 +108,6 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
         if o[field] < 0:
             raise ValueError(f"config.optimizer.{field}={o[field]} must be 0 or more")
     optimizer = OPTIMIZERS[o.name](config)
-    return optax.chain(optax.clip_by_global_norm(o.clip_norm), optimizer) if o.clip_norm else optimizer
+    # Without clipping the state has the same tree, so that a restart may change it.
+    clip = optax.clip_by_global_norm(o.clip_norm) if o.clip_norm else optax.identity()
+    return optax.chain(clip, optimizer)

@@ -1,11 +1,9 @@
 """Draws a run's loss curve: `python -m train.report --workdir runs/tiny --output docs/tiny.svg`."""
 
+import json
 from pathlib import Path
 from typing import Any
 
-from etils import epath
-
-from data import prepare
 from data.command_line import read_command_line, run_main
 
 from .metrics import read_metrics
@@ -54,8 +52,8 @@ def main(argv: list[str]) -> None:
     """The command."""
     options = {"workdir": (None, "the run's directory"), "output": (None, "the picture: .svg, .png or .pdf")}
     arguments = read_command_line(argv, "train.report", __doc__ or "", options=options, config_from_workdir=True)
-    workdir = epath.Path(arguments.flags["workdir"])
-    compressed = prepare(arguments.config.data).metadata["compressed_bits_per_byte"]
+    workdir = arguments.flags["workdir"]
+    compressed = json.loads((workdir / "corpus.json").read_text())["compressed_bits_per_byte"]
     draw(arguments.config, read_metrics(workdir), compressed, arguments.flags["output"])
     print(arguments.flags["output"])
 

@@ -6,13 +6,13 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from data.command_line import load_config
 from parallel import check_platform, make_mesh
 
 from .checkpoint import Checkpoints
 from .compose import preflight
+from .runtime import set_up
 from .state import TrainState, abstract_state
-from .workdir import config_difference
+from .workdir import check_restorable
 
 
 def restore_state(config: Any, workdir: epath.Path, mesh: Mesh) -> TrainState:
@@ -21,15 +21,7 @@ def restore_state(config: Any, workdir: epath.Path, mesh: Mesh) -> TrainState:
     Raises:
         ValueError: there is no run or no checkpoint, or the config does not belong to it.
     """
-    path = workdir / "config.json"
-    if not path.exists():
-        raise ValueError(f"--workdir={workdir} holds no run (no config.json)")
-    fixed, _ = config_difference(load_config(path), config)
-    shape = {
-        key: pair for key, pair in fixed.items() if key.startswith(("model.", "optimizer.")) or key == "data.vocab_size"
-    }
-    for key, (old, new) in shape.items():
-        raise ValueError(f"--workdir={workdir} was trained with config.{key}={old!r}, not {new!r}")
+    check_restorable(workdir, config)
     checkpoints = Checkpoints(workdir, read_only=True)
     try:
         step = checkpoints.latest_step()
@@ -41,7 +33,12 @@ def restore_state(config: Any, workdir: epath.Path, mesh: Mesh) -> TrainState:
 
 
 def restore_params(config: Any, workdir: epath.Path) -> tuple[Any, Mesh, int]:
-    """Parameters of the newest checkpoint on the config's mesh, the mesh, and the step."""
+    """Parameters of the newest checkpoint on the config's mesh, the mesh, and the step.
+
+    Raises:
+        ValueError: as `restore_state`, or the mesh does not fit the devices at hand.
+    """
+    set_up(config.compile_cache)
     check_platform(config.platform)
     mesh = make_mesh(config.mesh)
     preflight(config, mesh)

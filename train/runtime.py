@@ -3,9 +3,10 @@
 import ctypes
 import os
 import sys
-from pathlib import Path
 
 import jax
+
+from parallel import has_accelerator
 
 # Names of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
@@ -19,8 +20,7 @@ def set_up(compile_cache: str) -> None:
     """
     if compile_cache and not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(compile_cache))
-    accelerators = ("nvidia[0-9]*", "accel*", "vfio/[0-9]*")
-    if not any(any(Path("/dev").glob(pattern)) for pattern in accelerators):
+    if not has_accelerator():
         _keep_freed_memory()
 
 

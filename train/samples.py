@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from data import Tokenizer
 from data.tokenizer import BOS, EOS
@@ -13,6 +13,23 @@ from model import generate
 from parallel import on_mesh, to_host
 
 from .compose import make_model, rules_of
+
+
+def check_prompts(config: Any, tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
+    """Encodes prompts as the beginnings of documents.
+
+    Raises:
+        ValueError: prompt and continuation are longer than learned positions reach.
+    """
+    ids = [[BOS, *tokenizer.encode(prompt)] for prompt in prompts]
+    longest, s = max(map(len, ids)), config.sample
+    if config.model.position == "learned" and longest + s.max_tokens > config.data.seq_len:
+        raise ValueError(
+            f"a prompt of {longest} tokens and config.sample.max_tokens={s.max_tokens} do not fit the "
+            f"config.data.seq_len={config.data.seq_len} learned positions; use at most "
+            f"config.sample.max_tokens={max(0, config.data.seq_len - longest)}"
+        )
+    return ids
 
 
 def continue_prompts(config: Any, params: Any, mesh: Mesh, tokenizer: Tokenizer, prompts: Sequence[str]) -> list[str]:
@@ -31,15 +48,8 @@ def continue_prompts(config: Any, params: Any, mesh: Mesh, tokenizer: Tokenizer,
     Raises:
         ValueError: prompt and continuation are longer than learned positions reach.
     """
-    ids = [[BOS, *tokenizer.encode(prompt)] for prompt in prompts]
+    ids, s = check_prompts(config, tokenizer, prompts), config.sample
     longest = max(map(len, ids))
-    s = config.sample
-    if config.model.position == "learned" and longest + s.max_tokens > config.data.seq_len:
-        raise ValueError(
-            f"a prompt of {longest} tokens and config.sample.max_tokens={s.max_tokens} do not fit the "
-            f"config.data.seq_len={config.data.seq_len} learned positions; use at most "
-            f"config.sample.max_tokens={max(0, config.data.seq_len - longest)}"
-        )
     prompt_BP = np.zeros((len(ids), longest), np.int32)
     for row, tokens in zip(prompt_BP, ids, strict=True):
         row[: len(tokens)] = tokens
@@ -55,4 +65,5 @@ def continue_prompts(config: Any, params: Any, mesh: Mesh, tokenizer: Tokenizer,
         top_p=s.top_p,
         eos_id=EOS,
     )
-    return [tokenizer.decode(row) for row in to_host(tokens_BG)]
+    replicated = jax.device_put(tokens_BG, NamedSharding(mesh, PartitionSpec()))
+    return [tokenizer.decode(row) for row in to_host(replicated)]

@@ -9,6 +9,7 @@ from flax import struct
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from model import Transformer
 from parallel import on_mesh, tree_shardings
 
 from .compose import make_model, rules_of
@@ -60,6 +61,12 @@ def init_state(config: Any, mesh: Mesh, *, seed: int | None = None) -> TrainStat
 
     Returns:
         The state at step 0.
+
+    Raises:
+        ValueError: the config is wrong, or does not fit the mesh.
+
+    Example:
+        state = init_state(config, make_mesh(config.mesh))
     """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
     init = jax.jit(lambda seed: _init(config, seed), out_shardings=shardings)
@@ -68,7 +75,8 @@ def init_state(config: Any, mesh: Mesh, *, seed: int | None = None) -> TrainStat
 
 def _init_params(config: Any, seed: int | Array) -> Any:
     """Parameters, boxed with their logical axes."""
-    return make_model(config).init(jax.random.key(seed), jnp.zeros((1, 1), jnp.int32))["params"]
+    # With the plain attention and stack: those for a mesh could not divide one token, and parameters are the same.
+    return Transformer(make_model(config).config).init(jax.random.key(seed), jnp.zeros((1, 1), jnp.int32))["params"]
 
 
 def _init(config: Any, seed: int | Array) -> TrainState:

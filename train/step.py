@@ -34,6 +34,12 @@ def make_train_step(config: Any, mesh: Mesh, *, on_trace: Callable[[], None] = l
     Returns:
         A function (state, batch) -> (state, metrics). Metrics are scalars: "loss", "nll" (nats per token), "grad_norm"
         (before clipping), "learning_rate" and "weight" (targets that counted).
+
+    Raises:
+        ValueError: the config is wrong, or does not fit the mesh.
+
+    Example:
+        state, metrics = make_train_step(config, mesh)(state, shard_batch(batch, mesh))
     """
     model, optimizer, objective = make_model(config), make_optimizer(config), make_objective(config)
     schedule = make_schedule(config, config.optimizer.learning_rate)
@@ -53,7 +59,7 @@ def make_train_step(config: Any, mesh: Mesh, *, on_trace: Callable[[], None] = l
         (loss, (weight, sums)), grads = _accumulate(
             jax.value_and_grad(loss_fn, has_aux=True), state.params, batch, key, count
         )
-        denominator = jnp.maximum(weight, 1.0)
+        denominator = jnp.where(weight > 0, weight, 1.0)
         grads = jax.tree.map(lambda grad: grad / denominator, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         metrics = {

@@ -11,6 +11,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from etils import epath
@@ -22,6 +23,7 @@ from data.command_line import flatten, load_config
 _FREE = {f"model.{field}" for field in ("dropout", "dtype", "remat", "scan_unroll")} | {
     f"data.{field}" for field in ("dir", "path", "pattern", "read_threads", "prefetch")
 }
+_SHAPES = ("data.vocab_size",)  # with `model` and `optimizer`: what the shapes of the state follow from
 _FIXED = ("model.", "data.", "seed", "optimizer.name", "train.objective")
 
 
@@ -41,8 +43,18 @@ def config_difference(old: Any, new: Any) -> tuple[dict[str, tuple[Any, Any]], d
     return fixed, {key: pair for key, pair in changed.items() if key not in fixed}
 
 
-def check_workdir(workdir: epath.Path, config: Any, log: Callable[[str], None]) -> None:
+def _listed(differences: dict[str, tuple[Any, Any]]) -> str:
+    return "\n".join(f"  config.{key}: {old!r} there, {new!r} now" for key, (old, new) in differences.items())
+
+
+def check_workdir(workdir: epath.Path, config: Any, log: Callable[[str], None], *, writes: bool) -> None:
     """Checks, writing nothing that stays, that this config can start or continue a run here.
+
+    Args:
+        workdir: the run's directory.
+        config: the config of this start.
+        log: is told which fields changed.
+        writes: whether this process writes the run's files, and so tries whether it can.
 
     Raises:
         ValueError: a run of a different model or data is here, or what is here is no run.
@@ -52,15 +64,16 @@ def check_workdir(workdir: epath.Path, config: Any, log: Callable[[str], None]) 
     if path.exists():
         fixed, free = config_difference(load_config(path), config)
         if fixed:
-            listed = "\n".join(f"  config.{key}: {old!r} there, {new!r} now" for key, (old, new) in fixed.items())
             raise ValueError(
-                f"--workdir={workdir} holds a run with other values of\n{listed}\n"
+                f"--workdir={workdir} holds a run with other values of\n{_listed(fixed)}\n"
                 "Use another --workdir, or the values that are there"
             )
         for key, (old, new) in free.items():
             log(f"Changed since the last start: config.{key}: {old!r} -> {new!r}")
-    elif workdir.exists() and any(workdir.iterdir()):
+    elif workdir.exists() and any(not child.name.startswith(".") for child in workdir.iterdir()):
         raise ValueError(f"--workdir={workdir} is not empty and holds no run (no config.json); use another directory")
+    if not writes:
+        return
     probe = workdir / f".probe-{uuid.uuid4().hex}"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -70,35 +83,75 @@ def check_workdir(workdir: epath.Path, config: Any, log: Callable[[str], None]) 
         raise OSError(f"cannot write to --workdir={workdir}: {error}") from error
 
 
-def check_space(workdir: epath.Path, checkpoint_bytes: int) -> None:
-    """Checks that a checkpoint fits on the disk; the space of object stores is not known.
+def check_restorable(workdir: epath.Path, config: Any) -> None:
+    """Checks that a config fits the checkpoints of a run.
 
     Raises:
-        OSError: it does not.
+        ValueError: there is no run, or its parameters or optimizer state are of other shapes.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        raise ValueError(f"--workdir={workdir} holds no run (no config.json)")
+    fixed, _ = config_difference(load_config(path), config)
+    shapes = {key: pair for key, pair in fixed.items() if key.startswith(("model.", "optimizer.")) or key in _SHAPES}
+    if shapes:
+        raise ValueError(f"--workdir={workdir} was trained with other values of\n{_listed(shapes)}")
+
+
+def check_space(workdir: epath.Path, checkpoint_bytes: int, num_checkpoints: int) -> None:
+    """Checks that the checkpoints of a run fit on the disk; the space of object stores is not known.
+
+    Args:
+        workdir: the run's directory; checkpoints that are there count as room.
+        checkpoint_bytes: size of one.
+        num_checkpoints: how many there are at most, the one being written included.
+
+    Raises:
+        OSError: they do not fit.
     """
     if "://" in str(workdir):
         return
-    free = shutil.disk_usage(workdir).free
-    if free < 1.1 * checkpoint_bytes:
+    there = sum(path.stat().st_size for path in Path(workdir).glob("checkpoints/**/*") if path.is_file())
+    free = shutil.disk_usage(workdir).free + there
+    if free < 1.1 * num_checkpoints * checkpoint_bytes:
         raise OSError(
-            f"--workdir={workdir} has {free / 1e6:.0f} MB free, but a checkpoint takes {checkpoint_bytes / 1e6:.0f} MB"
+            f"--workdir={workdir} has {free / 1e6:.0f} MB free, but {num_checkpoints} checkpoints take "
+            f"{num_checkpoints * checkpoint_bytes / 1e6:.0f} MB; use another disk, or config.train.keep_checkpoints=1"
         )
+
+
+def check_same_corpus(workdir: epath.Path, corpus: Corpus) -> None:
+    """Checks that a corpus is the one that the run here was trained on.
+
+    Raises:
+        ValueError: its tokenizer or its tokens differ.
+    """
+    path = workdir / "corpus.json"
+    if not path.exists():
+        return
+    there, now = json.loads(path.read_text()), corpus_facts(corpus)
+    for fact in ("tokenizer_sha256", "tokens_sha256"):
+        if there[fact] != now[fact]:
+            raise ValueError(
+                f"--workdir={workdir} was trained on another corpus than {corpus.directory}: {fact} was {there[fact]}, "
+                f"now it is {now[fact]}; use another --workdir, or the data of the run"
+            )
+
+
+def corpus_facts(corpus: Corpus) -> dict[str, Any]:
+    """What a run keeps of its corpus: hashes to know it by, and the compressors' figures to be held against."""
+    return {
+        "tokenizer_sha256": corpus.metadata["tokenizer_sha256"],
+        "tokens_sha256": {split: facts["tokens_sha256"] for split, facts in corpus.metadata["splits"].items()},
+        "compressed_bits_per_byte": corpus.metadata["compressed_bits_per_byte"],
+    }
 
 
 def write_run(workdir: epath.Path, config: Any, corpus: Corpus) -> None:
-    """Writes config.json and tokenizer.model.
-
-    Raises:
-        ValueError: the run here was trained with another tokenizer.
-    """
-    path = workdir / "tokenizer.model"
-    if path.exists() and Tokenizer(path.read_bytes()).sha256 != corpus.tokenizer.sha256:
-        raise ValueError(
-            f"{path} is not the tokenizer of the data in {corpus.directory}; use another --workdir, or the corpus that "
-            "this run was trained on"
-        )
-    _replace(path, corpus.tokenizer.model)
-    _replace(workdir / "config.json", (json.dumps(config.to_dict(), indent=2) + "\n").encode())
+    """Writes config.json, tokenizer.model and corpus.json; the first tells that a run is here."""
+    replace_file(workdir / "config.json", (json.dumps(config.to_dict(), indent=2) + "\n").encode())
+    replace_file(workdir / "tokenizer.model", corpus.tokenizer.model)
+    replace_file(workdir / "corpus.json", (json.dumps(corpus_facts(corpus), indent=2) + "\n").encode())
 
 
 def read_tokenizer(workdir: epath.Path) -> Tokenizer:
@@ -106,7 +159,7 @@ def read_tokenizer(workdir: epath.Path) -> Tokenizer:
     return Tokenizer((workdir / "tokenizer.model").read_bytes())
 
 
-def _replace(path: epath.Path, content: bytes) -> None:
+def replace_file(path: epath.Path, content: bytes) -> None:
     """Writes a file at once or not at all."""
     temporary = path.parent / f".{path.name}.tmp"
     temporary.write_bytes(content)
