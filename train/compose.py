@@ -13,6 +13,7 @@ from model import REMAT_POLICIES, Transformer, TransformerConfig, scan_layers
 from parallel import BATCH_AXES, local_rows, make_rules
 from parallel.sharding import Rules
 
+from .objective import make_objective
 from .optimizer import make_optimizer
 
 
