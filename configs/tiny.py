@@ -1,4 +1,4 @@
-"""A GPT of 4 million parameters on the source files of Python's standard library, for two CPU cores.
+"""A GPT of 3 million parameters on the source files of Python's standard library, for two CPU cores.
 
 make train
 python -m train --config configs/tiny.py --workdir runs/tiny
