@@ -222,6 +222,13 @@ def test_training_process_never_imports_tensorflow(config: ConfigDict, tmp_path:
     assert "bits per byte" in result.stdout
 
 
+def test_workdir_may_be_relative(config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    config.train.steps = 3
+    assert fit(config, "runs/relative").step == 3
+    assert fit(config, "runs/relative")[:3] == (3, 0, 0)
+
+
 def test_model_of_a_config_uses_its_vocabulary_and_length(config: ConfigDict):
     assert make_model(config).config.vocab_size == 300
     assert make_model(config).config.padded_vocab_size == 384

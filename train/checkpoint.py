@@ -1,6 +1,7 @@
 """Saving and restoring the state: the one module that knows Orbax."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Any, TypeVar, cast
 
@@ -32,7 +33,10 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,
         )
         self._workdir = workdir
-        self._manager = ocp.CheckpointManager(epath.Path(workdir) / "checkpoints", options=options)
+        directory = epath.Path(workdir) / "checkpoints"
+        if "://" not in str(directory):
+            directory = epath.Path(os.path.abspath(directory))  # Orbax takes no relative paths, and says so late
+        self._manager = ocp.CheckpointManager(directory, options=options)
 
     def latest_step(self) -> int | None:
         """The newest whole checkpoint, or None."""
