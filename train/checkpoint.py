@@ -21,14 +21,13 @@ class Checkpoints:
         workdir: the run's directory.
         keep: how many of the newest are kept.
         keep_every: those at multiples of this are kept for good; 0 is none.
-        read_only: only restore.
+        read_only: only restore; nothing is made or deleted.
     """
 
     def __init__(self, workdir: epath.Path, *, keep: int = 1, keep_every: int = 0, read_only: bool = False):
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None if read_only else keep,
             keep_period=keep_every or None,
-            read_only=read_only,
             create=not read_only,
             cleanup_tmp_directories=not read_only,
         )
