@@ -1,10 +1,10 @@
 """A prepared corpus on disk: what `data.prepare` writes and everything else reads.
 
-    metadata.json        fingerprint, counts, hashes, versions
-    tokenizer.model      SentencePiece
-    documents/           the texts, a TFDS dataset in ArrayRecord
-    {train,valid}.tokens       token ids of all documents, one after the other, little-endian
-    {train,valid}.starts.npy   index of each document's first token, and the number of tokens at the end, int64
+metadata.json        fingerprint, counts, hashes, versions
+tokenizer.model      SentencePiece
+documents/           the texts, a TFDS dataset in ArrayRecord
+{train,valid}.tokens       token ids of all documents, one after the other, little-endian
+{train,valid}.starts.npy   index of each document's first token, and the number of tokens at the end, int64
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """Trains a config; started again with the same command, it continues.
 
-    python -m train --config configs/tiny.py --workdir runs/tiny --config.train.steps=2000
+python -m train --config configs/tiny.py --workdir runs/tiny --config.train.steps=2000
 """
 
 from data.command_line import read_command_line, run_main

@@ -1,11 +1,11 @@
 """A run's directory: its config, tokenizer and metrics, and the checks that a restart continues the same run.
 
-    config.json      the resolved config
-    tokenizer.model  the tokenizer of the data, so that the run can be used without the data
-    corpus.json      hashes of the data, to know it again, and the figures of gzip and xz on it
-    metrics.jsonl    one object a line, see train/metrics.py
-    tensorboard/     the same curves
-    checkpoints/     see train/checkpoint.py
+config.json      the resolved config
+tokenizer.model  the tokenizer of the data, so that the run can be used without the data
+corpus.json      hashes of the data, to know it again, and the figures of gzip and xz on it
+metrics.jsonl    one object a line, see train/metrics.py
+tensorboard/     the same curves
+checkpoints/     see train/checkpoint.py
 """
 
 import json
