@@ -119,9 +119,24 @@ def soft_cap(x: Array, cap: float) -> Array:
     return cap * jnp.tanh(x / cap) if cap else x
 
 
-def dropout(x: Array, rate: float, key: Array | None) -> Array:
-    """Zeroes each element with probability `rate` and scales the rest by 1 / (1 - rate); None as key is off."""
-    if key is None or rate == 0.0:
-        return x
-    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
-    return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
+def dropout(x_BTD: Array, rate: float, keys_BT: Array | None) -> Array:
+    """Zeroes each element with probability `rate` and scales the rest by 1 / (1 - rate).
+
+    Args:
+        x_BTD: activations.
+        rate: in [0, 1).
+        keys_BT: a random key for each token, so that its mask does not depend on where in the array it stands;
+            None is off.
+
+    Returns:
+        The same shape and dtype.
+    """
+    if keys_BT is None or rate == 0.0:
+        return x_BTD
+    keep = jax.vmap(jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x_BTD.shape[-1:])))
+    return jnp.where(keep(keys_BT), x_BTD / (1.0 - rate), jnp.zeros((), x_BTD.dtype))
+
+
+def fold_in(keys_BT: Array, number: Array | int) -> Array:
+    """`jax.random.fold_in` for a key of each token; `number` is one for all, or (B, T)."""
+    return jax.vmap(jax.vmap(jax.random.fold_in))(keys_BT, jnp.broadcast_to(number, keys_BT.shape))

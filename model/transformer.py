@@ -16,7 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from .attention import MASKED, attention
 from .cache import KVCache, LayerCache
 from .config import TransformerConfig
-from .layers import ACTIVATIONS, dropout, layer_norm, rms_norm, rope, soft_cap, weight
+from .layers import ACTIVATIONS, dropout, fold_in, layer_norm, rms_norm, rope, soft_cap, weight
 from .stack import scan_layers
 
 ACTIVATION_AXES = ("batch", "length", "act_embed")
@@ -143,11 +143,11 @@ class Block(nn.Module):
         x_BTD: Array,
         where: dict[str, Array],
         cache: LayerCache | None = None,
-        dropout_key: Array | None = None,
+        dropout_keys_BT: Array | None = None,
     ) -> tuple[Array, LayerCache | None]:
         """Maps (B, T, D) to (B, T, D); also returns the layer's new cache or None."""
         c = self.config
-        keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
+        keys = (None, None) if dropout_keys_BT is None else [fold_in(dropout_keys_BT, i) for i in range(2)]
         attend = Attention(c, self.attention_fn, name="attention")
         y_BTD, cache = attend(Norm(c, name="attention_norm")(x_BTD), where, cache)
         x_BTD = nn.with_logical_constraint(x_BTD + dropout(y_BTD, c.dropout, keys[0]), ACTIVATION_AXES)
@@ -179,7 +179,7 @@ class Transformer(nn.Module):
         positions_BT: Array | None = None,
         segment_ids_BT: Array | None = None,
         cache: KVCache | None = None,
-        dropout_key: Array | None = None,
+        dropout_keys_B: Array | None = None,
     ):
         """Computes the logits of the next token at each position.
 
@@ -188,7 +188,8 @@ class Transformer(nn.Module):
             positions_BT: position of each token in its document; None counts from 0 along the row.
             segment_ids_BT: document of each token, 0 for padding; None makes each row one document.
             cache: earlier tokens to attend to as well; the new ones are appended.
-            dropout_key: turns dropout on.
+            dropout_keys_B: turns dropout on; a random key for each row. A token's mask follows from its row's key, its
+                segment and its position, so it is the same however rows and lengths are split or reordered.
 
         Returns:
             Logits (B, T, padded vocabulary) in float32, the padded ones masked to a large negative number;
@@ -199,8 +200,10 @@ class Transformer(nn.Module):
             positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
         if segment_ids_BT is None:
             segment_ids_BT = jnp.ones_like(tokens_BT)
-        # One key for the embedding and one for each layer: no two layers share a mask.
-        keys = None if dropout_key is None else jax.random.split(dropout_key, c.num_layers + 1)
+        keys_BT = None
+        if dropout_keys_B is not None:
+            keys_BT = jnp.broadcast_to(dropout_keys_B[:, None], tokens_BT.shape)
+            keys_BT = fold_in(fold_in(keys_BT, segment_ids_BT), positions_BT)
 
         table_VD = weight(
             self,
@@ -216,9 +219,9 @@ class Transformer(nn.Module):
             table_TD = weight(self, "positions", (c.max_length, c.d_model), ("length_table", "embed"), init)
             x_BTD = x_BTD + nn.with_logical_constraint(table_TD, (None, None)).astype(c.dtype)[positions_BT]
         x_BTD = nn.with_logical_constraint(x_BTD, ACTIVATION_AXES)
-        x_BTD = dropout(x_BTD, c.dropout, None if keys is None else keys[0])
+        x_BTD = dropout(x_BTD, c.dropout, None if keys_BT is None else fold_in(keys_BT, 0))
 
-        x_BTD, cache = self._layers(x_BTD, positions_BT, segment_ids_BT, cache, None if keys is None else keys[1:])
+        x_BTD, cache = self._layers(x_BTD, positions_BT, segment_ids_BT, cache, keys_BT)
 
         x_BTD = Norm(c, name="final_norm")(x_BTD)
         if not c.tie_embeddings:
@@ -237,7 +240,7 @@ class Transformer(nn.Module):
         positions_BT: Array,
         segment_ids_BT: Array,
         cache: KVCache | None,
-        keys: Array | None,
+        keys_BT: Array | None,
     ) -> tuple[Array, KVCache | None]:
         """Runs the stack; its parameters are those of one Block, each with a leading layer dim."""
         where = {
@@ -267,16 +270,18 @@ class Transformer(nn.Module):
             )
 
         def layer(params: Any, x_BTD: Array, per_layer: Any) -> tuple[Array, Any]:
-            layer_cache, key = per_layer
-            x_BTD, layer_cache = block.apply({"params": params}, x_BTD, where, layer_cache, key)
+            layer_cache, number = per_layer
+            keys = None if keys_BT is None else fold_in(keys_BT, 1 + number)  # 0 is the embedding
+            x_BTD, layer_cache = block.apply({"params": params}, x_BTD, where, layer_cache, keys)
             return x_BTD, layer_cache
 
         layers = self.param("layers", init_layers)
+        numbers = jnp.arange(self.config.num_layers)
         if cache is None:
-            return self.stack_fn(layer, layers, x_BTD, (None, keys))[0], None
+            return self.stack_fn(layer, layers, x_BTD, (None, numbers))[0], None
         lengths = jnp.broadcast_to(cache.length, (self.config.num_layers,))
         caches = LayerCache(cache.k_LBSKH, cache.v_LBSKH, lengths)
-        x_BTD, caches = self.stack_fn(layer, layers, x_BTD, (caches, keys))
+        x_BTD, caches = self.stack_fn(layer, layers, x_BTD, (caches, numbers))
         return x_BTD, KVCache(
             k_LBSKH=caches.k_BSKH,
             v_LBSKH=caches.v_BSKH,

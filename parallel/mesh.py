@@ -11,7 +11,6 @@ from jax.sharding import AxisType, Mesh
 
 # From the outermost, which may cross slower links, to the innermost, whose devices talk most.
 AXES = ("stage", "data", "fsdp", "expert", "context", "tensor")
-READY_AXES = ("data", "fsdp", "tensor")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,8 +47,6 @@ def axis_sizes(config: MeshConfig, num_devices: int) -> dict[str, int]:
     for axis, size in sizes.items():
         if size < 1 and size != -1:
             raise ValueError(f"config.mesh.{axis}={size} must be at least 1, or -1 for the devices that are left")
-        if size != 1 and axis not in READY_AXES:
-            raise ValueError(f"config.mesh.{axis}={size} is not supported yet; use 1, and one of {READY_AXES} instead")
     if len(free) > 1:
         raise ValueError(f"config.mesh.{free[0]} and config.mesh.{free[1]} are both -1; only one axis may be")
     fixed = math.prod(size for size in sizes.values() if size != -1)

@@ -128,20 +128,24 @@ def test_soft_cap_bounds_and_zero_is_off():
     np.testing.assert_array_equal(soft_cap(jnp.asarray(x), 0.0), x)
 
 
+def token_keys(*shape: int) -> jax.Array:
+    return jax.random.split(jax.random.key(0), shape)
+
+
 def test_dropout_zeroes_at_its_rate_and_scales_the_rest():
-    y = np.asarray(dropout(jnp.full((100, 1000), 3.0), 0.25, jax.random.key(0)))
+    y = np.asarray(dropout(jnp.full((4, 25, 1000), 3.0), 0.25, token_keys(4, 25)))
     assert set(np.unique(y)) == {0.0, 4.0}
     assert (y == 0).mean() == pytest.approx(0.25, abs=0.007)  # five standard deviations
 
 
-@pytest.mark.parametrize(("rate", "key"), [(0.5, None), (0.0, jax.random.key(0))], ids=["no key", "no rate"])
-def test_dropout_is_off_without_a_key_or_rate(rate, key):
+@pytest.mark.parametrize(("rate", "keys"), [(0.5, None), (0.0, token_keys(6, 4))], ids=["no key", "no rate"])
+def test_dropout_is_off_without_a_key_or_rate(rate, keys):
     x = normal(6, 4, 8)
-    np.testing.assert_array_equal(dropout(x, rate, key), x)
+    np.testing.assert_array_equal(dropout(x, rate, keys), x)
 
 
 def test_dropout_keeps_bfloat16_and_stops_the_gradient_of_what_it_drops():
-    x = jnp.ones((64,), jnp.bfloat16)
-    y, vjp = jax.vjp(lambda x: dropout(x, 0.5, jax.random.key(1)), x)
+    x = jnp.ones((1, 2, 32), jnp.bfloat16)
+    y, vjp = jax.vjp(lambda x: dropout(x, 0.5, token_keys(1, 2)), x)
     assert y.dtype == jnp.bfloat16
     np.testing.assert_array_equal(vjp(jnp.ones_like(y))[0].astype(jnp.float32), y.astype(jnp.float32))

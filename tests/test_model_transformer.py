@@ -326,7 +326,8 @@ def stack_loss(stack_fn):
     model = Transformer(config, stack_fn=stack_fn)
 
     def loss(params):
-        logits: Any = model.apply({"params": params}, TOKENS, **PACKING, dropout_key=jax.random.key(3))
+        keys = jax.random.split(jax.random.key(3), TOKENS.shape[0])
+        logits: Any = model.apply({"params": params}, TOKENS, **PACKING, dropout_keys_B=keys)
         return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - logits[..., 3])
 
     return loss, params
@@ -366,6 +367,9 @@ def test_remat_policies_recompute_more_and_more():
 # ---- dropout
 
 
+TOKENS_2X16 = jnp.zeros((2, 16), jnp.int32)
+
+
 @functools.cache
 def dropout_model(stack_fn) -> tuple[Any, Any]:
     """A model whose logits are the residual stream, to which write number i adds 2^i, and parameters for it.
@@ -381,9 +385,12 @@ def dropout_model(stack_fn) -> tuple[Any, Any]:
     params["final_norm"]["scale"] += 1e4
     params["head"] += np.eye(32, dtype=np.float32)
     model = Transformer(config, stack_fn=stack_fn)
-    return jit(
-        lambda params, key: model.apply({"params": params}, jnp.zeros((2, 16), jnp.int32), dropout_key=key)
-    ), params
+
+    def apply(params, key, positions=None):
+        keys = None if key is None else jax.random.split(key, 2)
+        return model.apply({"params": params}, TOKENS_2X16, positions_BT=positions, dropout_keys_B=keys)
+
+    return jit(apply), params
 
 
 def dropout_masks(logits: jax.Array) -> np.ndarray:
@@ -408,6 +415,13 @@ def test_dropout_masks_follow_from_the_key_alone():
     np.testing.assert_array_equal(dropout_masks(scan(params, jax.random.key(0))), expected)
     loop, _ = dropout_model(loop_layers)
     np.testing.assert_array_equal(dropout_masks(loop(params, jax.random.key(0))), expected)
+
+
+def test_dropout_masks_move_with_their_tokens():
+    apply, params = dropout_model(scan_layers)
+    order = np.random.default_rng(0).permutation(16)
+    moved = dropout_masks(apply(params, jax.random.key(0), jnp.broadcast_to(order, (2, 16))))
+    np.testing.assert_array_equal(moved, dropout_masks(apply(params, jax.random.key(0)))[:, :, order])
 
 
 def test_dropout_is_off_without_a_key():

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-# (apply_fn, params, batch, dropout key or None) -> (sum of losses, sum of weights, sums of metrics); among the metrics
+# (apply_fn, params, batch, dropout keys or None) -> (sum of losses, sum of weights, sums of metrics); among the metrics
 # is "nll", the negative log-likelihood in nats, which evaluation reports.
 Objective = Callable[
     [Callable[..., Any], Any, Mapping[str, Array], Array | None], tuple[Array, Array, dict[str, Array]]
@@ -42,7 +42,7 @@ def causal_lm(
     apply_fn: Callable[..., Any],
     params: Any,
     batch: Mapping[str, Array],
-    key: Array | None,
+    keys_B: Array | None,
     *,
     z_loss: float,
 ) -> tuple[Array, Array, dict[str, Array]]:
@@ -52,7 +52,7 @@ def causal_lm(
         apply_fn: the model's `apply`.
         params: its parameters.
         batch: "inputs", "targets", "weights", "segment_ids" and "positions", each (B, T).
-        key: for dropout; None turns it off.
+        keys_B: for dropout, a key for each row; None turns it off.
         z_loss: weight of log(Z)^2 (Chowdhery et al. 2022, section 5).
 
     Returns:
@@ -63,7 +63,7 @@ def causal_lm(
         batch["inputs"],
         positions_BT=batch["positions"],
         segment_ids_BT=batch["segment_ids"],
-        dropout_key=key,
+        dropout_keys_B=keys_B,
     )
     nll_BT, log_z_BT = cross_entropy(logits_BTV, batch["targets"])
     weights_BT = batch["weights"].astype(jnp.float32)

@@ -47,17 +47,20 @@ def make_train_step(config: Any, mesh: Mesh, *, on_trace: Callable[[], None] = l
     has_dropout, seed = config.model.dropout > 0, config.seed
 
     def loss_fn(
-        params: Any, batch: dict[str, Array], key: Array | None
+        params: Any, batch: dict[str, Array], keys_B: Array | None
     ) -> tuple[Array, tuple[Array, dict[str, Array]]]:
         with jax.numpy_dtype_promotion("strict"):  # no hidden casts; Optax, outside, has some
-            loss, weight, sums = objective(model.apply, params, batch, key)
+            loss, weight, sums = objective(model.apply, params, batch, keys_B)
         return loss, (weight, sums)
 
     def train_step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, dict[str, Array]]:
         on_trace()
-        key = jax.random.fold_in(jax.random.key(seed), state.step) if has_dropout else None
+        keys_B = None
+        if has_dropout:
+            key = jax.random.fold_in(jax.random.key(seed), state.step)
+            keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch["inputs"].shape[0]))
         (loss, (weight, sums)), grads = _accumulate(
-            jax.value_and_grad(loss_fn, has_aux=True), state.params, batch, key, count
+            jax.value_and_grad(loss_fn, has_aux=True), state.params, (batch, keys_B), count
         )
         denominator = jnp.where(weight > 0, weight, 1.0)
         grads = jax.tree.map(lambda grad: grad / denominator, grads)
@@ -77,20 +80,23 @@ def make_train_step(config: Any, mesh: Mesh, *, on_trace: Callable[[], None] = l
     return on_mesh(jitted, mesh, rules_of(config))
 
 
-def _accumulate(
-    grad_fn: Callable[..., Any], params: Any, batch: dict[str, Array], key: Array | None, count: int
-) -> Any:
-    """Sums what `grad_fn` returns over `count` microbatches."""
+def _accumulate(grad_fn: Callable[..., Any], params: Any, rows: Any, count: int) -> Any:
+    """Sums what `grad_fn(params, *rows)` returns over `count` microbatches of the rows."""
     if count == 1:
-        return grad_fn(params, batch, key)
-    # Rows i, i + count, ... make microbatch i: each device finds its part among the rows it has.
-    batches = jax.tree.map(lambda x: x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1), batch)
+        return grad_fn(params, *rows)
+    microbatches = split_rows(rows, count)
 
     def body(sums: Any, microbatch: Any) -> tuple[Any, None]:
-        i, batch = microbatch
-        result = grad_fn(params, batch, None if key is None else jax.random.fold_in(key, i))
-        return jax.tree.map(jnp.add, sums, result), None
+        return jax.tree.map(jnp.add, sums, grad_fn(params, *microbatch)), None
 
-    first = jax.tree.map(lambda x: x[0], batches)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(grad_fn, params, first, key))
-    return jax.lax.scan(body, zeros, (jnp.arange(count), batches))[0]
+    first = jax.tree.map(lambda x: x[0], microbatches)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(grad_fn, params, *first))
+    return jax.lax.scan(body, zeros, microbatches)[0]
+
+
+def split_rows(rows: Any, count: int) -> Any:
+    """Arrays (B, ...) as microbatches (count, B / count, ...).
+
+    Rows i, i + count, ... make microbatch i: each device finds its part among the rows it has.
+    """
+    return jax.tree.map(lambda x: x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1), rows)
