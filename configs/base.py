@@ -85,8 +85,8 @@ def get_config() -> ConfigDict:
     mesh.context = 1  # shards of the sequence
     mesh.tensor = 1  # shards of heads, mlp and vocabulary
     mesh.allow_idle = False  # accept a mesh smaller than the devices at hand
-    mesh.rules = "default"  # preset of the table from logical axes to mesh axes, see parallel/sharding.py
-    mesh.replaced_rules = ""  # rules to replace in it, such as "embed=,vocab=fsdp+tensor"
+    mesh.rules = "zero3"  # what fsdp divides: zero1 moments, zero2 gradients too, zero3 parameters too
+    mesh.replaced_rules = ""  # rules to replace in parallel/sharding.py, such as "embed=,vocab=fsdp+tensor"
 
     train = config.train = ConfigDict()
     train.objective = "causal_lm"  # causal_lm

@@ -19,7 +19,7 @@ from .config import TransformerConfig
 from .layers import ACTIVATIONS, dropout, fold_in, layer_norm, rms_norm, rope, soft_cap, weight
 from .stack import scan_layers
 
-ACTIVATION_AXES = ("batch", "length", "act_embed")
+ACTIVATION_AXES = ("batch", "residual_length", "act_embed")
 
 
 def _projection(*fan_in_dims: int, num_residual_writes: int = 1) -> nn.initializers.Initializer:
@@ -212,8 +212,9 @@ class Transformer(nn.Module):
             ("vocab", "embed"),
             nn.initializers.normal(c.init_std),
         )
-        # Gathered before it is indexed: from a table sharded both ways XLA would rematerialize the whole output.
-        x_BTD = nn.with_logical_constraint(table_VD.astype(c.dtype), (None, None))[tokens_BT]
+        # Each shard of the vocabulary looks up its own rows; from a table sharded both ways XLA would rematerialize
+        # the whole output.
+        x_BTD = nn.with_logical_constraint(table_VD.astype(c.dtype), ("vocab", None))[tokens_BT]
         if c.position == "learned":
             init = nn.initializers.normal(c.init_std)
             table_TD = weight(self, "positions", (c.max_length, c.d_model), ("length_table", "embed"), init)

@@ -17,26 +17,31 @@ Rules = tuple[tuple[str, tuple[str, ...]], ...]
 # Mesh axes that the rows of a batch are divided over; "expert" devices hold different rows outside the experts.
 BATCH_AXES = ("data", "fsdp", "expert")
 
-# Logical axis -> mesh axes. Names of parameters' dims first, then of activations' dims.
+# Logical axis -> mesh axes. Names of parameters' dims first, then of activations' dims. A name with "/gradient" or
+# "/moment" says where the gradients or the optimizer's moments differ from their parameter.
+_COMMON: Rules = (
+    ("layers", ("stage",)),
+    ("vocab", ("tensor", "stage")),
+    ("heads", ("tensor",)),
+    ("kv_heads", ("tensor",)),
+    ("head_dim", ()),
+    ("mlp", ("tensor",)),
+    ("norm", ()),
+    ("length_table", ()),
+    ("batch", BATCH_AXES),
+    ("length", ("context",)),
+    ("residual_length", ("context", "tensor")),
+    ("act_embed", ()),
+)
+# ZeRO's stages (Rajbhandari et al. 2020, arXiv:1910.02054, section 5): what "fsdp" divides.
 RULES: dict[str, Rules] = {
-    "default": (
-        ("layers", ("stage",)),
-        ("embed", ("fsdp",)),
-        ("vocab", ("tensor",)),
-        ("heads", ("tensor",)),
-        ("kv_heads", ("tensor",)),
-        ("head_dim", ()),
-        ("mlp", ("tensor",)),
-        ("norm", ()),
-        ("length_table", ()),
-        ("batch", BATCH_AXES),
-        ("length", ("context",)),
-        ("act_embed", ()),
-    ),
+    "zero1": (("embed", ()), ("embed/gradient", ()), ("embed/moment", ("fsdp",)), *_COMMON),
+    "zero2": (("embed", ()), ("embed/gradient", ("fsdp",)), ("embed/moment", ("fsdp",)), *_COMMON),
+    "zero3": (("embed", ("fsdp",)), *_COMMON),
 }
 
 
-def make_rules(preset: str = "default", replaced: str = "") -> Rules:
+def make_rules(preset: str = "zero3", replaced: str = "") -> Rules:
     """Looks up a preset and replaces single rules in it.
 
     Args:
@@ -59,7 +64,7 @@ def make_rules(preset: str = "default", replaced: str = "") -> Rules:
             raise ValueError(f"config.mesh.replaced_rules: {rule!r} has no '='; '{logical}=' divides it over nothing")
         if logical in fixed:
             raise ValueError(f"config.mesh.replaced_rules: {logical!r} is always divided over {rules[logical]}")
-        if logical not in rules:
+        if logical.removesuffix("/gradient").removesuffix("/moment") not in rules:
             raise ValueError(
                 f"config.mesh.replaced_rules: {logical!r} is no logical axis; use one of {', '.join(rules)}"
             )
@@ -70,7 +75,7 @@ def make_rules(preset: str = "default", replaced: str = "") -> Rules:
     return tuple(rules.items())
 
 
-def tree_shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
+def tree_shardings(tree: Any, mesh: Mesh, rules: Rules, *, of: str = "") -> Any:
     """The sharding of each leaf of a tree whose parameters carry logical axes.
 
     Args:
@@ -78,6 +83,7 @@ def tree_shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
             leaves without axes are replicated.
         mesh: the mesh.
         rules: as `make_rules` returns them.
+        of: "gradient" or "moment" for those of the parameters.
 
     Returns:
         The unboxed tree with a NamedSharding for each leaf.
@@ -85,6 +91,8 @@ def tree_shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
     Raises:
         ValueError: a dim is not divisible by the mesh axes it is divided over, or two dims want the same axis.
     """
+    table = dict(rules)
+    rules = tuple((name, table.get(f"{name}/{of}", axes)) for name, axes in rules)
     specs = nn.get_partition_spec(tree)
     shardings = nn.logical_to_mesh_sharding(specs, mesh, rules)  # pyright: ignore[reportArgumentType]
 

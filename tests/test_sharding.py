@@ -65,7 +65,7 @@ def test_the_default_rules():
     assert dict(make_rules()) == {
         "layers": ("stage",),
         "embed": ("fsdp",),
-        "vocab": ("tensor",),
+        "vocab": ("tensor", "stage"),
         "heads": ("tensor",),
         "kv_heads": ("tensor",),
         "head_dim": (),
@@ -74,25 +74,26 @@ def test_the_default_rules():
         "length_table": (),
         "batch": ("data", "fsdp", "expert"),
         "length": ("context",),
+        "residual_length": ("context", "tensor"),
         "act_embed": (),
     }
     assert BATCH_AXES == ("data", "fsdp", "expert")
 
 
 def test_single_rules_can_be_replaced():
-    rules = make_rules("default", " embed= , vocab=fsdp+tensor,mlp=tensor")
-    changed = {name: axes for name, axes in rules if axes != dict(RULES["default"])[name]}
+    rules = make_rules("zero3", " embed= , vocab=fsdp+tensor,mlp=tensor")
+    changed = {name: axes for name, axes in rules if axes != dict(RULES["zero3"])[name]}
     assert changed == {"embed": (), "vocab": ("fsdp", "tensor")}
-    assert make_rules("default", "") == RULES["default"]
+    assert make_rules("zero3", "") == RULES["zero3"]
 
 
 @pytest.mark.parametrize(
     ("preset", "replaced", "said"),
     [
-        ("fast", "", ["config.mesh.rules='fast'", "use one of default"]),
-        ("default", "width=fsdp", ["config.mesh.replaced_rules", "'width' is no logical axis", "embed, vocab"]),
-        ("default", "embed=model", ["config.mesh.replaced_rules", "'model' is no mesh axis", "'fsdp'"]),
-        ("default", "vocab", ["config.mesh.replaced_rules", "'vocab'", "="]),
+        ("fast", "", ["config.mesh.rules='fast'", "use one of zero1, zero2, zero3"]),
+        ("zero3", "width=fsdp", ["config.mesh.replaced_rules", "'width' is no logical axis", "embed, layers, vocab"]),
+        ("zero3", "embed=model", ["config.mesh.replaced_rules", "'model' is no mesh axis", "'fsdp'"]),
+        ("zero3", "vocab", ["config.mesh.replaced_rules", "'vocab'", "="]),
     ],
 )
 def test_rules_that_do_not_parse_name_the_key_and_legal_values(preset, replaced, said):
@@ -106,7 +107,7 @@ def test_rules_that_do_not_parse_name_the_key_and_legal_values(preset, replaced,
 
 
 def specs(mesh_config: MeshConfig, replaced: str = "", **changes) -> dict[str, tuple]:
-    shardings = tree_shardings(abstract_params(**changes), make_mesh(mesh_config), make_rules("default", replaced))
+    shardings = tree_shardings(abstract_params(**changes), make_mesh(mesh_config), make_rules("zero3", replaced))
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): tuple(sharding.spec)
         for path, sharding in jax.tree_util.tree_leaves_with_path(shardings)
@@ -116,9 +117,9 @@ def specs(mesh_config: MeshConfig, replaced: str = "", **changes) -> dict[str, t
 def test_shardings_of_each_parameter():
     choices = {"use_bias": True, "qk_norm": True, "tie_embeddings": False, "position": "learned"}
     assert specs(MIXED, norm="layernorm", activation="swiglu", **choices) == {
-        "embedding": ("tensor", "fsdp"),
+        "embedding": (("tensor", "stage"), "fsdp"),
         "positions": (None, "fsdp"),
-        "head": ("tensor", "fsdp"),
+        "head": (("tensor", "stage"), "fsdp"),
         "final_norm/scale": (None,),
         "final_norm/bias": (None,),
         "layers/attention_norm/scale": ("stage", None),
@@ -142,6 +143,17 @@ def test_shardings_of_each_parameter():
         "layers/mlp/b_in": ("stage", "tensor"),
         "layers/mlp/b_out": ("stage", None),
     }
+
+
+@pytest.mark.parametrize(
+    ("preset", "parameter", "gradient", "moment"),
+    [("zero1", None, None, "fsdp"), ("zero2", None, "fsdp", "fsdp"), ("zero3", "fsdp", "fsdp", "fsdp")],
+)
+def test_the_stages_of_zero_divide_parameters_gradients_and_moments(preset, parameter, gradient, moment):
+    tree, mesh, rules = abstract_params(), make_mesh(MIXED), make_rules(preset)
+    for of, axis in (("", parameter), ("gradient", gradient), ("moment", moment)):
+        sharding = tree_shardings(tree, mesh, rules, of=of)["layers"]["mlp"]["w_in"]
+        assert sharding.spec == PartitionSpec("stage", axis, "tensor"), of
 
 
 def test_replaced_rules_reach_the_parameters():

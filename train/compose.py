@@ -82,6 +82,7 @@ def preflight(config: Any, mesh: Mesh) -> None:
         ("mlp", "d_mlp", c.d_mlp),
         ("embed", "d_model", c.d_model),
         ("vocab", "vocab_multiple", c.padded_vocab_size),
+        ("layers", "num_layers", c.num_layers),
     ):
         axes = dict(rules)[logical]
         parts = math.prod(mesh.shape[axis] for axis in axes)

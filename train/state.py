@@ -36,19 +36,27 @@ def abstract_state(config: Any, mesh: Mesh) -> TrainState:
     Raises:
         ValueError: a parameter's dim is not divisible by the mesh axes it is divided over.
     """
-    boxed = jax.eval_shape(lambda: _init_params(config, 0))
-    param_shardings = tree_shardings(boxed, mesh, rules_of(config))
     state = jax.eval_shape(lambda: _init(config, 0))
+    moments = param_shardings(config, mesh, of="moment")
     shardings = TrainState(
         step=NamedSharding(mesh, PartitionSpec()),  # pyright: ignore[reportArgumentType]
-        params=param_shardings,
-        opt_state=_shardings_like_params(state.opt_state, state.params, param_shardings, mesh),
+        params=param_shardings(config, mesh),
+        opt_state=_shardings_like_params(state.opt_state, state.params, moments, mesh),
     )
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         state,
         shardings,
     )
+
+
+def param_shardings(config: Any, mesh: Mesh, *, of: str = "") -> Any:
+    """Where each parameter lives, or its "gradient" or "moment" if `of` says so.
+
+    Raises:
+        ValueError: a parameter's dim is not divisible by the mesh axes it is divided over.
+    """
+    return tree_shardings(jax.eval_shape(lambda: _init_params(config, 0)), mesh, rules_of(config), of=of)
 
 
 def init_state(config: Any, mesh: Mesh, *, seed: int | None = None) -> TrainState:

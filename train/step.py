@@ -15,7 +15,7 @@ from .compose import make_model, num_microbatches, rules_of
 from .objective import make_objective
 from .optimizer import make_optimizer
 from .schedule import make_schedule
-from .state import TrainState, abstract_state
+from .state import TrainState, abstract_state, param_shardings
 
 Step = Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Array]]]
 
@@ -44,6 +44,7 @@ def make_train_step(config: Any, mesh: Mesh, *, on_trace: Callable[[], None] = l
     model, optimizer, objective = make_model(config), make_optimizer(config), make_objective(config)
     schedule = make_schedule(config, config.optimizer.learning_rate)
     count = num_microbatches(config, mesh)
+    grad_shardings = param_shardings(config, mesh, of="gradient")
     has_dropout, seed = config.model.dropout > 0, config.seed
 
     def loss_fn(
@@ -53,15 +54,17 @@ def make_train_step(config: Any, mesh: Mesh, *, on_trace: Callable[[], None] = l
             loss, weight, sums = objective(model.apply, params, batch, keys_B)
         return loss, (weight, sums)
 
+    def grad_fn(params: Any, batch: dict[str, Array], keys_B: Array | None) -> Any:
+        result, grads = jax.value_and_grad(loss_fn, has_aux=True)(params, batch, keys_B)
+        return result, jax.lax.with_sharding_constraint(grads, grad_shardings)
+
     def train_step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, dict[str, Array]]:
         on_trace()
         keys_B = None
         if has_dropout:
             key = jax.random.fold_in(jax.random.key(seed), state.step)
             keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch["inputs"].shape[0]))
-        (loss, (weight, sums)), grads = _accumulate(
-            jax.value_and_grad(loss_fn, has_aux=True), state.params, (batch, keys_B), count
-        )
+        (loss, (weight, sums)), grads = _accumulate(grad_fn, state.params, (batch, keys_B), count)
         denominator = jnp.where(weight > 0, weight, 1.0)
         grads = jax.tree.map(lambda grad: grad / denominator, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
