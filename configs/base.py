@@ -84,6 +84,8 @@ def get_config() -> ConfigDict:
     mesh.expert = 1  # shards of the experts
     mesh.context = 1  # shards of the sequence
     mesh.tensor = 1  # shards of heads, mlp and vocabulary
+    mesh.schedule = "1f1b"  # of the stages: gpipe, 1f1b, interleaved or zero_bubble
+    mesh.chunks = 1  # interleaved, zero_bubble: pieces of the model that each stage holds
     mesh.allow_idle = False  # accept a mesh smaller than the devices at hand
     mesh.rules = "zero3"  # what fsdp divides: zero1 moments, zero2 gradients too, zero3 parameters too
     mesh.replaced_rules = ""  # rules to replace in parallel/sharding.py, such as "embed=,vocab=fsdp+tensor"

@@ -274,7 +274,7 @@ class Transformer(nn.Module):
             layer_cache, number = per_layer
             keys = None if keys_BT is None else fold_in(keys_BT, 1 + number)  # 0 is the embedding
             x_BTD, layer_cache = block.apply({"params": params}, x_BTD, where, layer_cache, keys)
-            return x_BTD, layer_cache
+            return x_BTD, (layer_cache, {})
 
         layers = self.param("layers", init_layers)
         numbers = jnp.arange(self.config.num_layers)
@@ -282,7 +282,7 @@ class Transformer(nn.Module):
             return self.stack_fn(layer, layers, x_BTD, (None, numbers))[0], None
         lengths = jnp.broadcast_to(cache.length, (self.config.num_layers,))
         caches = LayerCache(cache.k_LBSKH, cache.v_LBSKH, lengths)
-        x_BTD, caches = self.stack_fn(layer, layers, x_BTD, (caches, numbers))
+        x_BTD, (caches, _) = self.stack_fn(layer, layers, x_BTD, (caches, numbers))
         return x_BTD, KVCache(
             k_LBSKH=caches.k_BSKH,
             v_LBSKH=caches.v_BSKH,

@@ -5,6 +5,10 @@ from .mesh import MeshConfig as MeshConfig
 from .mesh import check_platform as check_platform
 from .mesh import has_accelerator as has_accelerator
 from .mesh import make_mesh as make_mesh
+from .pipeline import Pieces as Pieces
+from .pipeline import pipeline_value_and_grad as pipeline_value_and_grad
+from .schedules import Schedule as Schedule
+from .schedules import make_schedule as make_schedule
 from .sharding import BATCH_AXES as BATCH_AXES
 from .sharding import RULES as RULES
 from .sharding import batch_sharding as batch_sharding

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from data import DataConfig
 from model import REMAT_POLICIES, Transformer, TransformerConfig, scan_layers
-from parallel import BATCH_AXES, local_rows, make_rules
+from parallel import BATCH_AXES, Schedule, local_rows, make_rules, make_schedule
 from parallel.sharding import Rules
 
 from .objective import make_objective
@@ -65,6 +65,34 @@ def num_microbatches(config: Any, mesh: Mesh) -> int:
     return share // rows
 
 
+def schedule_of(config: Any, mesh: Mesh) -> Schedule:
+    """The pipeline schedule of a config.
+
+    Raises:
+        ValueError: the numbers of layers, stages, chunks and microbatches do not fit; it names the keys.
+    """
+    m = config.mesh
+    schedule = make_schedule(
+        m.schedule,
+        num_stages=mesh.shape["stage"],
+        num_microbatches=num_microbatches(config, mesh),
+        num_chunks=m.chunks,
+    )
+    pieces = schedule.num_stages * schedule.num_chunks
+    if config.model.num_layers % pieces:
+        raise ValueError(
+            f"config.model.num_layers={config.model.num_layers} is not divisible by the {pieces} pieces of "
+            f"config.mesh.stage={schedule.num_stages} and config.mesh.chunks={schedule.num_chunks}; use a multiple of "
+            f"{pieces}"
+        )
+    if schedule.splits_backward and config.model.remat != "none":
+        raise ValueError(
+            f"config.mesh.schedule={m.schedule!r} keeps what config.model.remat={config.model.remat!r} would compute "
+            "again; use config.model.remat='none' or config.mesh.schedule='1f1b'"
+        )
+    return schedule
+
+
 def preflight(config: Any, mesh: Mesh) -> None:
     """Checks all that can be known to fail before anything is compiled or written.
 
@@ -76,6 +104,8 @@ def preflight(config: Any, mesh: Mesh) -> None:
     rules = rules_of(config)
     local_rows(mesh, config.data.batch_size)
     num_microbatches(config, mesh)
+    if mesh.shape["stage"] > 1:
+        schedule_of(config, mesh)
     for logical, key, size in (
         ("heads", "num_heads", c.num_heads),
         ("kv_heads", "num_kv_heads", c.num_kv_heads),

@@ -9,11 +9,13 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
+from model import Transformer
 from parallel import on_mesh
 
 from .compose import make_model, num_microbatches, rules_of
-from .objective import make_objective
+from .objective import Objective, make_objective
 from .optimizer import make_optimizer
+from .pipelined import make_pipelined_grad_fn
 from .schedule import make_schedule
 from .state import TrainState, abstract_state, param_shardings
 
@@ -44,19 +46,12 @@ def make_train_step(config: Any, mesh: Mesh, *, on_trace: Callable[[], None] = l
     model, optimizer, objective = make_model(config), make_optimizer(config), make_objective(config)
     schedule = make_schedule(config, config.optimizer.learning_rate)
     count = num_microbatches(config, mesh)
-    grad_shardings = param_shardings(config, mesh, of="gradient")
     has_dropout, seed = config.model.dropout > 0, config.seed
 
-    def loss_fn(
-        params: Any, batch: dict[str, Array], keys_B: Array | None
-    ) -> tuple[Array, tuple[Array, dict[str, Array]]]:
-        with jax.numpy_dtype_promotion("strict"):  # no hidden casts; Optax, outside, has some
-            loss, weight, sums = objective(model.apply, params, batch, keys_B)
-        return loss, (weight, sums)
-
-    def grad_fn(params: Any, batch: dict[str, Array], keys_B: Array | None) -> Any:
-        result, grads = jax.value_and_grad(loss_fn, has_aux=True)(params, batch, keys_B)
-        return result, jax.lax.with_sharding_constraint(grads, grad_shardings)
+    if mesh.shape["stage"] > 1:
+        sum_grads = make_pipelined_grad_fn(config, mesh, model, objective)
+    else:
+        sum_grads = make_grad_fn(config, mesh, model, objective)
 
     def train_step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, dict[str, Array]]:
         on_trace()
@@ -64,7 +59,7 @@ def make_train_step(config: Any, mesh: Mesh, *, on_trace: Callable[[], None] = l
         if has_dropout:
             key = jax.random.fold_in(jax.random.key(seed), state.step)
             keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch["inputs"].shape[0]))
-        (loss, (weight, sums)), grads = _accumulate(grad_fn, state.params, (batch, keys_B), count)
+        (loss, (weight, sums)), grads = sum_grads(state.params, split_rows((batch, keys_B), count))
         denominator = jnp.where(weight > 0, weight, 1.0)
         grads = jax.tree.map(lambda grad: grad / denominator, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -83,18 +78,31 @@ def make_train_step(config: Any, mesh: Mesh, *, on_trace: Callable[[], None] = l
     return on_mesh(jitted, mesh, rules_of(config))
 
 
-def _accumulate(grad_fn: Callable[..., Any], params: Any, rows: Any, count: int) -> Any:
-    """Sums what `grad_fn(params, *rows)` returns over `count` microbatches of the rows."""
-    if count == 1:
-        return grad_fn(params, *rows)
-    microbatches = split_rows(rows, count)
+def make_grad_fn(config: Any, mesh: Mesh, model: Transformer, objective: Objective) -> Callable[..., Any]:
+    """The function (params, microbatches) -> ((loss, (weight, sums)), gradients), summed over the microbatches."""
+    shardings = param_shardings(config, mesh, of="gradient")
 
-    def body(sums: Any, microbatch: Any) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, sums, grad_fn(params, *microbatch)), None
+    def loss_fn(params: Any, batch: dict[str, Array], keys_B: Array | None) -> Any:
+        with jax.numpy_dtype_promotion("strict"):  # no hidden casts; Optax, outside, has some
+            loss, weight, sums = objective(model.apply, params, batch, keys_B)
+        return loss, (weight, sums)
 
-    first = jax.tree.map(lambda x: x[0], microbatches)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(grad_fn, params, *first))
-    return jax.lax.scan(body, zeros, microbatches)[0]
+    def grad_fn(params: Any, microbatch: Any) -> Any:
+        result, grads = jax.value_and_grad(loss_fn, has_aux=True)(params, *microbatch)
+        return result, jax.lax.with_sharding_constraint(grads, shardings)
+
+    def sum_grads(params: Any, microbatches: Any) -> Any:
+        first = jax.tree.map(lambda x: x[0], microbatches)
+        if jax.tree.leaves(microbatches)[0].shape[0] == 1:
+            return grad_fn(params, first)
+
+        def body(sums: Any, microbatch: Any) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, sums, grad_fn(params, microbatch)), None
+
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(grad_fn, params, first))
+        return jax.lax.scan(body, zeros, microbatches)[0]
+
+    return sum_grads
 
 
 def split_rows(rows: Any, count: int) -> Any:
