@@ -35,7 +35,7 @@ def uneven_batch(config: ConfigDict, seed: int = 0) -> dict[str, np.ndarray]:
     positions = np.where(segment_ids == 2, np.arange(T) - cuts[:, None], np.arange(T))
     weights = (rng.random((B, T)) < rng.random((B, 1))).astype(np.float32)
     weights[3] = np.arange(T) == 5
-    weights[6:] = 0
+    weights[6:8] = 0
     tokens = rng.integers(4, config.data.vocab_size, size=(B, T + 1)).astype(np.int32)
     return {
         "inputs": tokens[:, :-1],
