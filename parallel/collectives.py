@@ -338,7 +338,7 @@ def device_groups(attributes: str, num_devices: int) -> tuple[tuple[int, ...], .
 
 
 def _mesh_groups(sizes: str, order: str | None, axes: str) -> tuple[tuple[int, ...], ...]:
-    """Groups along named axes, or parts of them: 'x':(2)4 are 4 of an axis, whose places are divided as (2, 4, rest)."""
+    """Groups along named axes, or parts of them: of an axis of places (2, 4, rest), 'x':(2)4 are the 4."""
     shape = {name: int(size) for name, size in re.findall(r"'?([\w.]+)'?=(\d+)", sizes)}
     wanted = re.findall(r"'?([\w.]+)'?(?::\((\d+)\)(\d+))?(?:,|$)", axes.replace(" ", ""))
     dims: list[int] = []
