@@ -94,6 +94,8 @@ class Attention(nn.Module):
             v_BTKH = jax.lax.dynamic_update_slice_in_dim(cache.v_BSKH, v_BTKH, cache.length, axis=1)
             cache = LayerCache(k_BTKH, v_BTKH, cache.length)
         y_BTNH = self.attention_fn(q_BTNH, k_BTKH, v_BTKH, window=c.window, soft_cap=c.attention_soft_cap, **where)
+        # Also for the way back: the residual's length may be divided over more axes than the attention's.
+        y_BTNH = nn.with_logical_constraint(y_BTNH, ("batch", "length", "heads", "head_dim"))
         y_BTNH = checkpoint_name(y_BTNH, "attention_out")
         init = _projection(N, H, num_residual_writes=2 * c.num_layers)
         w_NHD = weight(self, "w_out", (N, H, D), ("heads", "head_dim", "embed"), init)
@@ -215,6 +217,7 @@ class Transformer(nn.Module):
         # Each shard of the vocabulary looks up its own rows; from a table sharded both ways XLA would rematerialize
         # the whole output.
         x_BTD = nn.with_logical_constraint(table_VD.astype(c.dtype), ("vocab", None))[tokens_BT]
+        x_BTD = nn.with_logical_constraint(x_BTD, ("batch", "length", "act_embed"))
         if c.position == "learned":
             init = nn.initializers.normal(c.init_std)
             table_TD = weight(self, "positions", (c.max_length, c.d_model), ("length_table", "embed"), init)

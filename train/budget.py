@@ -1,0 +1,287 @@
+"""What each mesh axis costs on paper: the collectives of one train step, from the model's shape.
+
+The counts are those of the papers that the ways of dividing the work come from:
+
+- data: the gradient of each parameter is all-reduced once (Li et al. 2020, arXiv:2006.15704, section 3); today once in
+  each microbatch.
+- fsdp: each parameter is gathered for the forward pass and again for the backward one, and its gradient is
+  reduce-scattered (ZeRO, Rajbhandari et al. 2020, arXiv:1910.02054, section 7: 3 times the parameters in all, where
+  data parallelism has 2), in each microbatch. What stays whole, such as norms, is all-reduced. Under the rules "zero1" and "zero2"
+  parameters are gathered once, after the update.
+- tensor: a block's two sublayers each all-reduce their output forward and the gradient of their input backward
+  (Megatron-LM, Shoeybi et al. 2019, arXiv:1909.08053, section 3, figures 3 and 4). Where the residual's length is divided
+  too, each all-reduce is a reduce-scatter and an all-gather instead, and the backward pass gathers the sublayers' inputs once more
+  instead of keeping them (Korthikanti et al. 2022, arXiv:2205.05198, section 4.2.2). Embedding and head do as a
+  sublayer; the loss all-reduces the maximum and two sums of each token.
+
+Where XLA does otherwise, `Lowering` says how, by platform.
+
+Letters: B batch, T length, D model, L layers.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+
+from model import TransformerConfig
+from parallel import BATCH_AXES
+from parallel.collectives import Total, Totals
+
+from .compose import make_model, num_microbatches, rules_of
+from .optimizer import parameter_name
+from .state import abstract_state, param_shardings
+
+
+@dataclasses.dataclass(frozen=True)
+class Lowering:
+    """How a compiler departs from the textbook.
+
+    Attributes:
+        adds_before_reducing: a sum of partial sums is reduced once. XLA for CPUs reduces each term: one for each matmul
+            that reads the same activations, and one for each use of a tied table.
+        reduces_after_loop: gradients of vectors are summed over devices once, stacked, after the loop over the layers.
+    """
+
+    adds_before_reducing: bool
+    reduces_after_loop: bool
+
+
+LOWERINGS = {
+    "cpu": Lowering(adds_before_reducing=False, reduces_after_loop=False),
+    "tpu": Lowering(adds_before_reducing=True, reduces_after_loop=True),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of a budget.
+
+    Attributes:
+        kind: of the collective.
+        axis: of the mesh.
+        what: in words.
+        total: tensors and bytes of a step.
+    """
+
+    kind: str
+    axis: str
+    what: str
+    total: Total
+
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """What the rows are computed from.
+
+    Attributes:
+        model: its shape.
+        params: the parameters, abstract, with their shardings.
+        sizes: of the mesh axes.
+        tokens: of a device in a microbatch.
+        microbatches: of a step.
+        itemsize: bytes of an activation.
+        length_divided: whether tensor divides the residual's length.
+        remat: what the backward pass computes again.
+        lowering: of the platform.
+    """
+
+    model: TransformerConfig
+    params: list["_Parameter"]
+    sizes: dict[str, int]
+    tokens: int
+    microbatches: int
+    itemsize: int
+    length_divided: bool
+    remat: str
+    lowering: Lowering
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parameter:
+    """A parameter.
+
+    Attributes:
+        name: its path.
+        size: elements of one layer's, without the parts that axes other than fsdp hold elsewhere.
+        layers: how many there are.
+        divided: of the parameter, its gradient and its moments: whether fsdp divides it.
+    """
+
+    name: str
+    size: int
+    layers: int
+    divided: dict[str, bool]
+
+    @property
+    def is_vector(self) -> bool:
+        return "norm" in self.name
+
+    @property
+    def in_layers(self) -> bool:
+        return self.name.startswith("layers")
+
+
+def budget(config: Any, mesh: Mesh, platform: str) -> list[Row]:
+    """The collectives that a step of this config should need, axis by axis.
+
+    Where several axes are larger than 1, what is reduced over "data" is the part of a gradient that a device holds.
+
+    Args:
+        config: the whole config.
+        mesh: its devices need not be here.
+        platform: a key of `LOWERINGS`.
+
+    Returns:
+        The rows; scalars, such as the loss and the norm of the gradient, are left out.
+
+    Example:
+        totals_of(budget(config, mesh, "cpu")) == totals(collectives(text, mesh.shape))
+    """
+    model = make_model(config).config
+    sizes = dict(mesh.shape)
+    microbatches = num_microbatches(config, mesh)
+    rows = config.data.batch_size // math.prod(sizes[axis] for axis in BATCH_AXES) // microbatches
+    step = _Step(
+        model=model,
+        params=_parameters(config, mesh),
+        sizes=sizes,
+        tokens=rows * config.data.seq_len // sizes["context"],
+        microbatches=microbatches,
+        itemsize=jnp.dtype(model.dtype).itemsize,
+        length_divided="tensor" in dict(rules_of(config))["residual_length"],
+        remat=config.model.remat,
+        lowering=LOWERINGS[platform],
+    )
+    return [row for axis, rows_of in AXES.items() if sizes[axis] > 1 for row in rows_of(step) if row.total.tensors]
+
+
+def totals_of(rows: list[Row]) -> Totals:
+    """The rows added up as `parallel.collectives.totals` adds what it finds."""
+    added: Totals = {}
+    for row in rows:
+        key = (row.kind, (row.axis,))
+        added[key] = added.get(key, Total()) + row.total
+    return added
+
+
+def _parameters(config: Any, mesh: Mesh) -> list[_Parameter]:
+    params = abstract_state(config, mesh).params
+    shardings = {of: jax.tree.leaves(param_shardings(config, mesh, of=of)) for of in ("", "gradient", "moment")}
+    found = []
+    for i, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(params)):
+        name = parameter_name(path)
+        layers = leaf.shape[0] if name.startswith("layers") else 1
+        others = math.prod(mesh.shape[axis] for axis in _axes(shardings[""][i]) if axis != "fsdp")
+        divided = {of: "fsdp" in _axes(leaves[i]) for of, leaves in shardings.items()}
+        found.append(_Parameter(name, leaf.size // layers // others, layers, divided))
+    return found
+
+
+def _axes(sharding: NamedSharding) -> list[str]:
+    """The mesh axes that divide an array."""
+    return [axis for part in sharding.spec if part for axis in ((part,) if isinstance(part, str) else part)]
+
+
+def _times(total: Total, count: int) -> Total:
+    return Total(total.tensors * count, total.bytes * count)
+
+
+def _sum(totals: Iterable[Total]) -> Total:
+    return sum(totals, Total())
+
+
+def _gradients(step: _Step, parameter: _Parameter, *, parts: int = 1, scattered: bool = False) -> Total:
+    """What is summed over devices for the gradient of a parameter: tensors and bytes of a step.
+
+    Args:
+        step: the step.
+        parameter: the parameter.
+        parts: of which a device holds one.
+        scattered: by a reduce-scatter. XLA casts a head's gradient, which is made in float32, to the compute dtype
+            after that, but before an all-reduce.
+    """
+    size, M, lowering = parameter.size // parts, step.microbatches, step.lowering
+    if parameter.is_vector:  # made in float32
+        if not lowering.reduces_after_loop:
+            return _times(Total(1, size * 4), parameter.layers * M)
+        return _times(Total(1, size * parameter.layers * 4), M if parameter.in_layers else 1)
+    head_itemsize = 4 if scattered else step.itemsize
+    one = Total(1, size * (head_itemsize if parameter.name == "head" else step.itemsize))
+    if parameter.name == "positions":  # added in float32
+        one = Total(1, size * 4)
+    if parameter.name == "embedding" and step.model.tie_embeddings:
+        # As rows that were looked up, and as the head.
+        one = Total(2, size * (step.itemsize + head_itemsize))
+        if step.itemsize == 4 and lowering.adds_before_reducing:
+            one = Total(1, size * 4)
+    return _times(one, parameter.layers * M)
+
+
+def _data(step: _Step) -> list[Row]:
+    parts = [step.sizes["fsdp"] if one.divided["gradient"] else 1 for one in step.params]
+    total = _sum(_gradients(step, one, parts=n) for one, n in zip(step.params, parts, strict=True))
+    return [Row("all-reduce", "data", "gradients", total)]
+
+
+def _fsdp(step: _Step) -> list[Row]:
+    def gathered(one: _Parameter) -> Total:
+        itemsize = 4 if one.name == "positions" else step.itemsize
+        # A table is the same in each microbatch: gathered before their loop, and kept for the backward pass.
+        return _times(Total(1, one.size * itemsize), one.layers * step.microbatches if one.in_layers else 1)
+
+    layers = _sum(gathered(one) for one in step.params if one.divided[""] and one.in_layers)
+    tables = _sum(gathered(one) for one in step.params if one.divided[""] and not one.in_layers)
+    updated = [one for one in step.params if one.divided["moment"] and not one.divided[""]]
+    scattered = [one for one in step.params if one.divided["gradient"]]
+    whole = [one for one in step.params if not one.divided["gradient"]]
+    return [
+        Row("all-gather", "fsdp", "layers, forward", layers),
+        Row("all-gather", "fsdp", "layers, backward", layers),
+        Row("all-gather", "fsdp", "tables", tables),
+        Row("all-gather", "fsdp", "updated parameters", _sum(Total(1, one.layers * one.size * 4) for one in updated)),
+        Row("reduce-scatter", "fsdp", "gradients", _sum(_gradients(step, one, scattered=True) for one in scattered)),
+        Row("all-reduce", "fsdp", "gradients that stay whole", _sum(_gradients(step, one) for one in whole)),
+    ]
+
+
+def _tensor(step: _Step) -> list[Row]:
+    L, M = step.model.num_layers, step.microbatches
+    activations = Total(1, step.tokens * step.model.d_model * step.itemsize)
+    in_float32 = Total(1, step.tokens * step.model.d_model * 4)
+    # Matmuls that read a block's two normalised inputs: each gives a part of their gradient.
+    readers = 2 if step.lowering.adds_before_reducing else 3 + (2 if step.model.is_gated else 1)
+    # Unless the products themselves are kept, attention's output is needed again for the MLP's input.
+    again = 0 if step.remat in ("none", "dots") else 1
+    loss = Row("all-reduce", "tensor", "loss: maximum and sums", _times(Total(1, step.tokens * 4), 3 * M))
+    reduced = {
+        "sublayers, forward": _times(activations, 2 * L * M),
+        "sublayers, computed again": _times(activations, again * L * M),
+        "sublayers, backward": _times(activations, readers * L * M),
+        "embedding": _times(activations, M),
+        "head, backward": _times(in_float32 if step.length_divided else activations, M),
+    }
+    if not step.length_divided:
+        return [loss, *(Row("all-reduce", "tensor", what, total) for what, total in reduced.items())]
+    gathered = {
+        "sublayers, forward": _times(activations, 2 * L * M),
+        "sublayers, inputs again": _times(activations, 2 * L * M),
+        "sublayers, backward": _times(activations, 2 * L * M),
+        "embedding, backward": _times(activations, M),
+        "head": _times(activations, M),
+    }
+    vectors = _sum(_gradients(step, one) for one in step.params if one.is_vector)
+    return [
+        loss,
+        *(Row("reduce-scatter", "tensor", what, total) for what, total in reduced.items()),
+        *(Row("all-gather", "tensor", what, total) for what, total in gathered.items()),
+        Row("all-reduce", "tensor", "gradients of vectors", vectors),
+    ]
+
+
+# Mesh axis -> its rows; one more axis is one more function here.
+AXES = {"data": _data, "fsdp": _fsdp, "tensor": _tensor}
