@@ -27,11 +27,14 @@ RULES: dict[str, Rules] = {
         ("kv_heads", ("tensor",)),
         ("head_dim", ()),
         ("mlp", ("tensor",)),
+        ("experts", ("expert",)),
+        ("router_experts", ()),
         ("norm", ()),
         ("length_table", ()),
         ("batch", BATCH_AXES),
         ("length", ("context",)),
         ("act_embed", ()),
+        ("expert_batch", ("data", "fsdp")),  # where "experts" has the expert axis
     ),
 }
 

@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 from parallel import on_mesh
 
 from .compose import make_model, num_microbatches, rules_of
-from .objective import make_objective
-from .optimizer import make_optimizer
+from .objective import make_objective, with_aux
+from .optimizer import gradient_norm, make_optimizer
 from .schedule import make_schedule
 from .state import TrainState, abstract_state
 
@@ -33,7 +33,8 @@ def make_train_step(config: Any, mesh: Mesh, *, on_trace: Callable[[], None] = l
 
     Returns:
         A function (state, batch) -> (state, metrics). Metrics are scalars: "loss", "nll" (nats per token), "grad_norm"
-        (before clipping), "learning_rate" and "weight" (targets that counted).
+        (before clipping), "learning_rate" and "weight" (targets that counted); a mixture of experts adds "aux_loss" and
+        "dropped" (copies of tokens), both per target as the loss is.
 
     Raises:
         ValueError: the config is wrong, or does not fit the mesh.
@@ -41,7 +42,7 @@ def make_train_step(config: Any, mesh: Mesh, *, on_trace: Callable[[], None] = l
     Example:
         state, metrics = make_train_step(config, mesh)(state, shard_batch(batch, mesh))
     """
-    model, optimizer, objective = make_model(config), make_optimizer(config), make_objective(config)
+    model, optimizer, objective = make_model(config), make_optimizer(config), with_aux(make_objective(config))
     schedule = make_schedule(config, config.optimizer.learning_rate)
     count = num_microbatches(config, mesh)
     has_dropout, seed = config.model.dropout > 0, config.seed
@@ -68,7 +69,7 @@ def make_train_step(config: Any, mesh: Mesh, *, on_trace: Callable[[], None] = l
         metrics = {
             "loss": loss / denominator,
             **{name: total / denominator for name, total in sums.items()},
-            "grad_norm": optax.tree.norm(grads),
+            "grad_norm": gradient_norm(grads),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
             "weight": weight,
         }
