@@ -45,7 +45,7 @@ def route(
     """
     probs_BTE = jax.nn.softmax(logits_BTE, axis=-1)
     scores_BTE = jax.lax.stop_gradient(probs_BTE if bias_E is None else probs_BTE + bias_E)
-    chosen_BTk = jax.lax.top_k(scores_BTE, num_chosen)[1]
+    chosen_BTk = _largest(scores_BTE, num_chosen)
     gates_BTk = jnp.take_along_axis(probs_BTE, chosen_BTk, axis=-1)
     if num_chosen > 1:
         gates_BTk = gates_BTk / jnp.sum(gates_BTk, axis=-1, keepdims=True)
@@ -154,8 +154,9 @@ def with_capacity(
     is_chosen_BTkE = chosen_BTk[..., None] == jnp.arange(E)
     gates_BTE = jnp.sum(jnp.where(is_chosen_BTkE, gates_BTk[..., None], 0.0), axis=2)
     scores_BTE = jnp.where(jnp.any(is_chosen_BTkE, axis=2), jax.lax.stop_gradient(probs_BTE), -1.0)
-    kept_BEC, token_BEC = jax.lax.top_k(scores_BTE.swapaxes(1, 2), C)
-    is_kept_BEC = kept_BEC >= 0
+    scores_BET = scores_BTE.swapaxes(1, 2)
+    token_BEC = _largest(scores_BET, C)
+    is_kept_BEC = jnp.take_along_axis(scores_BET, token_BEC, axis=2) >= 0
     gates_BEC = jnp.where(is_kept_BEC, jnp.take_along_axis(gates_BTE.swapaxes(1, 2), token_BEC, axis=2), 0.0)
 
     # Two constraints make the exchange: before it a device has all experts of its rows, after it its experts' rows.
@@ -175,6 +176,11 @@ def with_capacity(
     y_BECD = y_BECD * gates_BEC[..., None].astype(y_BECD.dtype)
     y_BTD = jax.vmap(lambda token_EC, y_ECD: jnp.zeros_like(x_BTD[0]).at[token_EC].add(y_ECD))(token_BEC, y_BECD)
     return y_BTD, jnp.sum(chosen_BTk < E) - jnp.sum(is_kept_BEC)
+
+
+def _largest(x: Array, count: int) -> Array:
+    """Indices of the largest values of the last dim, from the largest; `lax.top_k` would gather a divided batch."""
+    return jnp.argsort(x, axis=-1, descending=True)[..., :count]
 
 
 def _mlp(project: Callable[[str, Array], Array], x: Array, weights: dict[str, Array], activation: str) -> Array:

@@ -34,41 +34,55 @@ def exchange_experts(
     Returns:
         A function called alike. Without a mesh it is `experts_fn` itself.
     """
-    table = {logical: tuple(axis for axis in mesh_axes if axis in TOKEN_AXES) for logical, mesh_axes in rules}
-    exchanged = table["experts"]
-
-    def local(x_BTD: Array, chosen_BTk: Array, gates_BTk: Array, weights: dict[str, Array], **kwargs) -> Array:
-        whole = {}
-        for name, part in weights.items():
-            for dim, logical in enumerate(axes[name][1:], start=1):
-                if table[logical]:
-                    part = jax.lax.all_gather(part, table[logical], axis=dim, tiled=True)
-            whole[name] = part
-        if not exchanged:
-            return experts_fn(x_BTD, chosen_BTk, gates_BTk, whole, **kwargs)
-        gather = functools.partial(jax.lax.all_gather, axis_name=exchanged, axis=0, tiled=True)
-        first = jax.lax.axis_index(exchanged) * next(iter(whole.values())).shape[0]
-        y_BTD = experts_fn(gather(x_BTD), gather(chosen_BTk) - first, gather(gates_BTk), whole, **kwargs)
-        return jax.lax.psum_scatter(y_BTD, exchanged, scatter_dimension=0, tiled=True)
 
     def exchange(x_BTD: Array, chosen_BTk: Array, gates_BTk: Array, weights: dict[str, Array], **kwargs) -> Array:
         mesh = jax.sharding.get_abstract_mesh()
-        if mesh.empty:
+        manual = tuple(axis for axis in TOKEN_AXES if not mesh.empty and mesh.shape[axis] > 1)
+        if not manual:
             return experts_fn(x_BTD, chosen_BTk, gates_BTk, weights, **kwargs)
-        rows = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-        B, T, _ = x_BTD.shape
+        table = {logical: tuple(axis for axis in mesh_axes if axis in manual) for logical, mesh_axes in rules}
+        weight_specs = {name: PartitionSpec(*(table[logical] for logical in axes[name])) for name in weights}
+        token_spec = PartitionSpec(table["batch"], table["length"])
         # Prompts need not fill the mesh: it also computes rows and positions that choose no expert.
-        extra = ((0, -B % rows), (0, -T % mesh.shape["context"]), (0, 0))
-        x_BTD, gates_BTk = jnp.pad(x_BTD, extra), jnp.pad(gates_BTk, extra)
-        chosen_BTk = jnp.pad(chosen_BTk, extra, constant_values=NOWHERE)
-        tokens = PartitionSpec(BATCH_AXES, "context")
+        B, T, _ = x_BTD.shape
+        rows, columns = (math.prod(mesh.shape[axis] for axis in table[dim]) for dim in ("batch", "length"))
+        extra = ((0, -B % rows), (0, -T % columns), (0, 0))
         y_BTD = jax.shard_map(
-            functools.partial(local, **kwargs),
-            in_specs=(tokens, tokens, tokens, {n: PartitionSpec(*(table[a] for a in axes[n])) for n in weights}),
-            out_specs=tokens,
-            axis_names=set(TOKEN_AXES),
+            functools.partial(_local, functools.partial(experts_fn, **kwargs), table["experts"], weight_specs),
+            in_specs=(token_spec, token_spec, token_spec, weight_specs),
+            out_specs=token_spec,
+            axis_names=set(manual),
             check_vma=False,
-        )(x_BTD, chosen_BTk, gates_BTk, weights)
+        )(
+            jnp.pad(x_BTD, extra),
+            jnp.pad(chosen_BTk, extra, constant_values=NOWHERE),
+            jnp.pad(gates_BTk, extra),
+            weights,
+        )
         return y_BTD[:B, :T]
 
     return exchange
+
+
+def _local(
+    experts_fn: Callable[..., Array],
+    exchanged: tuple[str, ...],
+    specs: Mapping[str, PartitionSpec],
+    x_BTD: Array,
+    chosen_BTk: Array,
+    gates_BTk: Array,
+    weights: dict[str, Array],
+) -> Array:
+    """What a device does with its tokens and its parts of the weights; `exchanged` are the axes of the experts."""
+    whole = {}
+    for name, part in weights.items():
+        for dim, mesh_axes in enumerate(specs[name][1:], start=1):
+            if mesh_axes:
+                part = jax.lax.all_gather(part, mesh_axes, axis=dim, tiled=True)
+        whole[name] = part
+    if not exchanged:
+        return experts_fn(x_BTD, chosen_BTk, gates_BTk, whole)
+    gather = functools.partial(jax.lax.all_gather, axis_name=exchanged, axis=0, tiled=True)
+    first = jax.lax.axis_index(exchanged) * next(iter(whole.values())).shape[0]
+    y_BTD = experts_fn(gather(x_BTD), gather(chosen_BTk) - first, gather(gates_BTk), whole)
+    return jax.lax.psum_scatter(y_BTD, exchanged, scatter_dimension=0, tiled=True)
