@@ -9,10 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import PartitionSpec
 
-from .sharding import BATCH_AXES, Rules
+from .sharding import Rules
 
-# The axes over which tokens are divided; the compiler keeps to itself what "tensor" divides.
-TOKEN_AXES = (*BATCH_AXES, "context")
 NOWHERE = -(2**30)  # an expert that no device has
 
 
@@ -37,18 +35,21 @@ def exchange_experts(
 
     def exchange(x_BTD: Array, chosen_BTk: Array, gates_BTk: Array, weights: dict[str, Array], **kwargs) -> Array:
         mesh = jax.sharding.get_abstract_mesh()
-        manual = tuple(axis for axis in TOKEN_AXES if not mesh.empty and mesh.shape[axis] > 1)
+        # All axes, also those of a pipeline's stages and of the hidden dim: left to it, XLA gathers the hidden dim.
+        manual = [] if mesh.empty else [axis for axis in mesh.axis_names if mesh.shape[axis] > 1]
+        manual = [axis for axis in manual if axis not in mesh.manual_axes]
         if not manual:
             return experts_fn(x_BTD, chosen_BTk, gates_BTk, weights, **kwargs)
         table = {logical: tuple(axis for axis in mesh_axes if axis in manual) for logical, mesh_axes in rules}
         weight_specs = {name: PartitionSpec(*(table[logical] for logical in axes[name])) for name in weights}
         token_spec = PartitionSpec(table["batch"], table["length"])
+        local = functools.partial(_local, functools.partial(experts_fn, **kwargs), table, axes)
         # Prompts need not fill the mesh: it also computes rows and positions that choose no expert.
         B, T, _ = x_BTD.shape
         rows, columns = (math.prod(mesh.shape[axis] for axis in table[dim]) for dim in ("batch", "length"))
         extra = ((0, -B % rows), (0, -T % columns), (0, 0))
         y_BTD = jax.shard_map(
-            functools.partial(_local, functools.partial(experts_fn, **kwargs), table["experts"], weight_specs),
+            local,
             in_specs=(token_spec, token_spec, token_spec, weight_specs),
             out_specs=token_spec,
             axis_names=set(manual),
@@ -66,23 +67,40 @@ def exchange_experts(
 
 def _local(
     experts_fn: Callable[..., Array],
-    exchanged: tuple[str, ...],
-    specs: Mapping[str, PartitionSpec],
+    table: Mapping[str, tuple[str, ...]],
+    axes: Mapping[str, tuple[str, ...]],
     x_BTD: Array,
     chosen_BTk: Array,
     gates_BTk: Array,
     weights: dict[str, Array],
 ) -> Array:
-    """What a device does with its tokens and its parts of the weights; `exchanged` are the axes of the experts."""
-    whole = {}
+    """What a device does with its tokens and its parts of the weights.
+
+    `table` has the manual mesh axes of each logical axis, and `axes` the logical axes of each weight.
+    """
+    token_axes = table["batch"] + table["length"]
+    exchanged = tuple(axis for axis in table["experts"] if axis in token_axes)
+    # Axes along which devices have the same tokens: they need not gather the hidden dim, but add up their outputs.
+    hidden = tuple(axis for axis in table["mlp"] if axis not in token_axes)
+    summed = (*hidden, *(axis for axis in table["experts"] if axis not in token_axes))
+
+    parts = {}
     for name, part in weights.items():
-        for dim, mesh_axes in enumerate(specs[name][1:], start=1):
-            if mesh_axes:
-                part = jax.lax.all_gather(part, mesh_axes, axis=dim, tiled=True)
-        whole[name] = part
-    if not exchanged:
-        return experts_fn(x_BTD, chosen_BTk, gates_BTk, whole)
-    gather = functools.partial(jax.lax.all_gather, axis_name=exchanged, axis=0, tiled=True)
-    first = jax.lax.axis_index(exchanged) * next(iter(whole.values())).shape[0]
-    y_BTD = experts_fn(gather(x_BTD), gather(chosen_BTk) - first, gather(gates_BTk), whole)
-    return jax.lax.psum_scatter(y_BTD, exchanged, scatter_dimension=0, tiled=True)
+        for dim, logical in enumerate(axes[name][1:], start=1):
+            gathered = tuple(axis for axis in table[logical] if logical != "mlp" or axis not in hidden)
+            if gathered:
+                part = jax.lax.all_gather(part, gathered, axis=dim, tiled=True)
+        if hidden and "mlp" not in axes[name]:  # such as an output's bias, which counts once
+            part = jnp.where(jax.lax.axis_index(hidden) == 0, part, jnp.zeros((), part.dtype))
+        parts[name] = part
+
+    if exchanged:
+        x_BTD, chosen_BTk, gates_BTk = (
+            jax.lax.all_gather(array, exchanged, axis=0, tiled=True) for array in (x_BTD, chosen_BTk, gates_BTk)
+        )
+    if table["experts"]:
+        chosen_BTk = chosen_BTk - jax.lax.axis_index(table["experts"]) * next(iter(parts.values())).shape[0]
+    y_BTD = experts_fn(x_BTD, chosen_BTk, gates_BTk, parts)
+    if summed:
+        y_BTD = jax.lax.psum(y_BTD, summed)
+    return jax.lax.psum_scatter(y_BTD, exchanged, scatter_dimension=0, tiled=True) if exchanged else y_BTD

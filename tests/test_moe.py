@@ -20,7 +20,7 @@ from model.moe import MoE, balance_loss, load_gradient, route, router_z_loss, wi
 from parallel import MeshConfig, exchange_experts, make_mesh, make_rules, on_mesh, shard_batch
 from tests.helpers import leaf_errors, one_device, uneven_batch
 from train import init_state, make_train_step
-from train.compose import preflight
+from train.compose import preflight, rules_of
 from train.evaluation import make_eval_step
 from train.optimizer import gradient_norm, make_optimizer
 from train.state import abstract_state
@@ -339,15 +339,20 @@ def test_the_loss_has_the_layers_losses_and_evaluation_has_not(moe_config: Confi
     assert metrics["nll"] == pytest.approx(float(sums["nll"]) / float(sums["weight"]), rel=1e-6)
 
 
-def test_experts_stay_on_their_devices(moe_config: ConfigDict):
+@pytest.mark.parametrize(
+    ("capacity", "kinds"),
+    [(0.0, {"all-gather", "reduce-scatter", "all-reduce"}), (1.0, {"all-to-all", "all-reduce"})],
+)
+def test_experts_stay_on_their_devices(moe_config: ConfigDict, capacity: float, kinds: set[str]):
     """Over the expert axis tokens are exchanged, never weights or their gradients; 24 is the hidden width."""
+    moe_config.model.expert_capacity = capacity
     mesh = make_mesh(MeshConfig(data=1, expert=8))
     step = make_train_step(moe_config, mesh)
-    batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in padded_batch(moe_config).items()}
-    with jax.set_mesh(mesh):
-        compiled = step.__wrapped__.lower(abstract_state(moe_config, mesh), batch).compile()  # pyright: ignore
-    moved = re.findall(r"= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all)", compiled.as_text())
-    assert {kind for _, kind in moved} >= {"all-gather", "all-reduce"}
+    batch = shard_batch(padded_batch(moe_config), mesh)
+    lower = on_mesh(step.__wrapped__.lower, mesh, rules_of(moe_config))  # pyright: ignore[reportFunctionMemberAccess]
+    text = lower(abstract_state(moe_config, mesh), batch).compile().as_text()
+    moved = re.findall(r"= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)\(", text)
+    assert {kind for _, kind in moved} == kinds
     assert [shapes for shapes, _ in moved if re.search(r"\b24\b", shapes)] == []
 
 
@@ -358,7 +363,7 @@ def test_experts_nest_in_a_pipeline(dtype: str):
     rules = make_rules()
     shapes = {"w_in": (4, E, D, F), "w_gate": (4, E, D, F), "w_out": (4, E, F, D), "b_out": (4, E, D)}
     keys = iter(jax.random.split(jax.random.key(0), 9))
-    weights = {name: jax.random.normal(next(keys), shape, dtype) / 2 for name, shape in shapes.items()}
+    weights = {name: jax.random.normal(next(keys), shape, dtype) / 4 for name, shape in shapes.items()}
     x_SBTD = jax.random.normal(next(keys), (2, 4, 6, D), dtype)  # each stage is at rows of its own
     choose = jax.random.normal(next(keys), (4, D, E), dtype)
 
@@ -395,18 +400,19 @@ def test_experts_nest_in_a_pipeline(dtype: str):
     assert max(leaf_errors(to_float(got[1]), to_float(expected[1])).values()) < (1e-5 if exact else 0.2)
 
 
-@pytest.mark.parametrize("replaced", ["", "experts=", "experts=expert+fsdp,embed=", "experts=data,mlp=fsdp,embed="])
+@pytest.mark.parametrize(
+    "replaced", ["", "experts=", "experts=expert+fsdp,embed=", "experts=expert+tensor,mlp=", "mlp=fsdp+tensor,embed="]
+)
 def test_any_rows_and_rules_give_the_same_output(replaced: str):
     """Three rows of five tokens, as prompts may be, do not fill the mesh; experts may live on other axes."""
-    mesh = make_mesh(MeshConfig(data=2, fsdp=2, expert=2))
+    mesh = make_mesh(MeshConfig(fsdp=2, expert=2, tensor=2))
     rules = make_rules("default", replaced)
-    x_BTD, choose, *keys = (jax.random.normal(key, (3, 5, D)) for key in jax.random.split(jax.random.key(0), 2))
-    assert not keys
+    x_BTD, choose = (jax.random.normal(key, (3, 5, D)) for key in jax.random.split(jax.random.key(0)))
     chosen_BTk = jnp.argsort(choose)[..., :2] % 9  # of eight experts; what is out of range goes nowhere
     gates_BTk = jax.nn.softmax(choose[..., :2])
     weights = {
         name: jax.random.normal(jax.random.key(3), shape)
-        for name, shape in {"w_in": (8, D, F), "w_out": (8, F, D)}.items()
+        for name, shape in {"w_in": (8, D, 4), "w_out": (8, 4, D), "b_out": (8, D)}.items()
     }
     exchange = exchange_experts(dropless, rules=rules, axes=EXPERT_AXES)
     expected = dropless(x_BTD, chosen_BTk, gates_BTk, weights, activation="gelu")
