@@ -35,12 +35,12 @@ def exchange_experts(
 
     def exchange(x_BTD: Array, chosen_BTk: Array, gates_BTk: Array, weights: dict[str, Array], **kwargs) -> Array:
         mesh = jax.sharding.get_abstract_mesh()
-        # All axes, also those of a pipeline's stages and of the hidden dim: left to it, XLA gathers the hidden dim.
-        manual = [] if mesh.empty else [axis for axis in mesh.axis_names if mesh.shape[axis] > 1]
-        manual = [axis for axis in manual if axis not in mesh.manual_axes]
-        if not manual:
+        # All axes are manual: left to XLA, "tensor" would gather the hidden dim, and "stage" could not be mapped over.
+        manual = set() if mesh.empty else set(mesh.axis_names) - set(mesh.manual_axes)
+        divided = {axis for axis in manual if mesh.shape[axis] > 1}
+        if not divided:
             return experts_fn(x_BTD, chosen_BTk, gates_BTk, weights, **kwargs)
-        table = {logical: tuple(axis for axis in mesh_axes if axis in manual) for logical, mesh_axes in rules}
+        table = {logical: tuple(axis for axis in mesh_axes if axis in divided) for logical, mesh_axes in rules}
         weight_specs = {name: PartitionSpec(*(table[logical] for logical in axes[name])) for name in weights}
         token_spec = PartitionSpec(table["batch"], table["length"])
         local = functools.partial(_local, functools.partial(experts_fn, **kwargs), table, axes)
@@ -52,7 +52,7 @@ def exchange_experts(
             local,
             in_specs=(token_spec, token_spec, token_spec, weight_specs),
             out_specs=token_spec,
-            axis_names=set(manual),
+            axis_names=manual,
             check_vma=False,
         )(
             jnp.pad(x_BTD, extra),
@@ -76,7 +76,7 @@ def _local(
 ) -> Array:
     """What a device does with its tokens and its parts of the weights.
 
-    `table` has the manual mesh axes of each logical axis, and `axes` the logical axes of each weight.
+    `table` has the mesh axes above size 1 of each logical axis, and `axes` the logical axes of each weight.
     """
     token_axes = table["batch"] + table["length"]
     exchanged = tuple(axis for axis in table["experts"] if axis in token_axes)
