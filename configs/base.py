@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     model.num_heads = 4  # query heads
     model.num_kv_heads = 4  # key and value heads, a divisor of num_heads
     model.head_dim = 0  # 0: d_model / num_heads
-    model.d_mlp = 1024  # hidden width of the MLP
+    model.d_mlp = 1024  # hidden width of the MLP, or of each expert
     model.activation = "gelu"  # relu, gelu, squared_relu, swiglu or geglu
     model.norm = "rmsnorm"  # rmsnorm or layernorm
     model.norm_eps = 1e-6  # added to the mean square under the root
@@ -38,6 +38,12 @@ def get_config() -> ConfigDict:
     model.dropout = 0.0  # on the embedding and on each block's outputs
     model.init_std = 0.02  # of the embedding table
     model.vocab_multiple = 128  # the vocabulary is padded to a multiple of this
+    model.num_experts = 0  # MLPs that a router chooses from for each token; 0: one MLP for all
+    model.experts_per_token = 2  # experts chosen for a token
+    model.expert_capacity = 0.0  # an expert takes this many times its even share of a row at most; 0: all it is given
+    model.balance_loss = 0.01  # weight of the loss that evens out the experts' loads
+    model.router_z_loss = 0.001  # weight of log(Z)^2 of the router, which keeps its logits from drifting
+    model.balance_bias_rate = 0.0  # how far an update moves the bias that evens out the loads without a loss; 0: off
     model.dtype = "float32"  # of activations and matmuls: float32 or bfloat16; parameters are float32
     model.remat = "none"  # activations computed again in the backward pass: none, full, dots, attention, projections
     model.scan_unroll = 1  # layers in one iteration of the loop over layers

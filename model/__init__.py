@@ -8,6 +8,8 @@ from .flops import count_params as count_params
 from .flops import forward_flops as forward_flops
 from .generate import generate as generate
 from .generate import sample as sample
+from .moe import EXPERT_AXES as EXPERT_AXES
+from .moe import dropless as dropless
 from .stack import REMAT_POLICIES as REMAT_POLICIES
 from .stack import loop_layers as loop_layers
 from .stack import scan_layers as scan_layers

@@ -21,7 +21,7 @@ class TransformerConfig:
         num_kv_heads: key and value heads K; N for multi-head, 1 for multi-query attention
             (Ainslie et al. 2023, arXiv:2305.13245).
         head_dim: size H of a head; 0 means d_model / num_heads.
-        d_mlp: hidden width F of the MLP.
+        d_mlp: hidden width F of the MLP, or of each expert.
         max_length: longest sequence; the number of learned positions.
         activation: a key of `model.layers.ACTIVATIONS`; "swiglu" and "geglu" are gated.
         norm: "rmsnorm" or "layernorm".
@@ -38,6 +38,14 @@ class TransformerConfig:
         init_std: standard deviation of the embedding table; projections use 1 / sqrt(fan_in), those that
             write to the residual stream divided further by sqrt(2 * num_layers) (GPT-2).
         vocab_multiple: the vocabulary is padded up to a multiple of this; padded logits are masked.
+        num_experts: experts E, each an MLP, in the MLP's place; 0 is the plain MLP.
+        experts_per_token: experts k that the router chooses for a token.
+        expert_capacity: an expert takes at most this factor times its even share, T * k / E tokens of a row; 0 is
+            dropless.
+        balance_loss: weight of the sequence-wise balance loss (DeepSeek-V3 2024, arXiv:2412.19437, eq. 17).
+        router_z_loss: weight of log(Z)^2 of the router (Zoph et al. 2022, arXiv:2202.08906, eq. 5).
+        balance_bias_rate: how far each update moves the bias that the choice of an expert has, towards even loads
+            (Wang et al. 2024, arXiv:2408.15664); 0 is no bias.
         dtype: compute dtype of matmuls and activations; parameters, norms and softmax stay float32.
 
     Raises:
@@ -66,6 +74,12 @@ class TransformerConfig:
     dropout: float
     init_std: float
     vocab_multiple: int
+    num_experts: int
+    experts_per_token: int
+    expert_capacity: float
+    balance_loss: float
+    router_z_loss: float
+    balance_bias_rate: float
     dtype: str
 
     def __post_init__(self):
@@ -79,17 +93,31 @@ class TransformerConfig:
                 raise ValueError(
                     f"config.model.{field}={getattr(self, field)!r} is not known; use one of {', '.join(legal)}"
                 )
-        for field in ("num_layers", "d_model", "num_heads", "num_kv_heads", "d_mlp", "vocab_multiple"):
+        for field in (
+            "num_layers",
+            "d_model",
+            "num_heads",
+            "num_kv_heads",
+            "d_mlp",
+            "vocab_multiple",
+            "experts_per_token",
+        ):
             if getattr(self, field) < 1:
                 raise ValueError(f"config.model.{field}={getattr(self, field)} must be at least 1")
         for field in ("norm_eps", "rope_theta", "init_std"):
             if getattr(self, field) <= 0:
                 raise ValueError(f"config.model.{field}={getattr(self, field)} must be above 0")
-        for field in ("head_dim", "window", "attention_soft_cap", "logit_soft_cap"):
+        off_at_zero = ("head_dim", "window", "attention_soft_cap", "logit_soft_cap", "num_experts", "expert_capacity")
+        for field in (*off_at_zero, "balance_loss", "router_z_loss", "balance_bias_rate"):
             if getattr(self, field) < 0:
                 raise ValueError(f"config.model.{field}={getattr(self, field)} must be 0 (off) or more")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"config.model.dropout={self.dropout} must be at least 0 and below 1")
+        if self.num_experts and self.experts_per_token > self.num_experts:
+            raise ValueError(
+                f"config.model.experts_per_token={self.experts_per_token} is more than config.model.num_experts="
+                f"{self.num_experts}; use at most {self.num_experts}"
+            )
         if self.num_heads % self.num_kv_heads:
             legal = [k for k in range(1, self.num_heads + 1) if self.num_heads % k == 0]
             raise ValueError(

@@ -1,9 +1,10 @@
 """Parameters and floating-point operations, counted on paper.
 
 A multiply-add is two operations. Only matmuls count, as is usual for MFU (Chowdhery et al. 2022, arXiv:2204.02311,
-appendix B), but attention is counted for the positions that are really seen.
+appendix B), but attention is counted for the positions that are really seen, and of the experts
+those that a token chooses.
 
-Letters: T length, N heads, K kv heads, H head dim, D model, F mlp, V vocab, L layers.
+Letters: T length, N heads, K kv heads, H head dim, D model, F mlp, V vocab, E experts, L layers.
 """
 
 from .config import TransformerConfig
@@ -23,6 +24,8 @@ def count_params(config: TransformerConfig) -> dict[str, int]:
     if c.use_bias:
         attention += H * (N + 2 * K) + D
         mlp += F * (2 if c.is_gated else 1) + D
+    if c.num_experts:
+        mlp = c.num_experts * (mlp + D + (1 if c.balance_bias_rate else 0))  # a column of the router for each expert
     if c.qk_norm:
         attention += 2 * H
     embedding = c.padded_vocab_size * D + (c.max_length * D if c.position == "learned" else 0)
@@ -53,7 +56,10 @@ def forward_flops(config: TransformerConfig, length: int, *, causal: bool = True
     """
     c = config
     D, N, K, H, F = c.d_model, c.num_heads, c.num_kv_heads, c.size_of_head, c.d_mlp
-    projections = D * H * (N + 2 * K) + N * H * D + D * F * (3 if c.is_gated else 2)
+    mlp = D * F * (3 if c.is_gated else 2)
+    if c.num_experts:
+        mlp = c.experts_per_token * mlp + D * c.num_experts
+    projections = D * H * (N + 2 * K) + N * H * D + mlp
     seen = seen_positions(length, c.window) if causal else length
     attention = 2 * N * H * seen  # queries by keys, and probabilities by values
     return 2.0 * length * (c.num_layers * (projections + attention) + c.padded_vocab_size * D)

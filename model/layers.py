@@ -3,6 +3,7 @@
 Letters: B batch, T length, N heads, H head dim, D model. A `...` stands for any leading dims.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -56,6 +57,11 @@ def weight(
     assert len(shape) == len(axes), f"{name}: shape {shape} and axes {axes} differ in length"
     value: Any = module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
     return value  # Linen unboxes it
+
+
+def projection_init(*fan_in_dims: int, num_residual_writes: int = 1) -> nn.initializers.Initializer:
+    """Normal with standard deviation 1 / sqrt(fan_in * num_residual_writes)."""
+    return nn.initializers.normal((math.prod(fan_in_dims) * num_residual_writes) ** -0.5)
 
 
 def rms_norm(x: Array, scale: Array | None = None, *, eps: float) -> Array:

@@ -16,18 +16,11 @@ from jax.ad_checkpoint import checkpoint_name
 from .attention import MASKED, attention
 from .cache import KVCache, LayerCache
 from .config import TransformerConfig
-from .layers import ACTIVATIONS, dropout, fold_in, layer_norm, rms_norm, rope, soft_cap, weight
+from .layers import ACTIVATIONS, dropout, fold_in, layer_norm, projection_init, rms_norm, rope, soft_cap, weight
+from .moe import MoE, dropless
 from .stack import scan_layers
 
 ACTIVATION_AXES = ("batch", "residual_length", "act_embed")
-
-
-def _projection(*fan_in_dims: int, num_residual_writes: int = 1) -> nn.initializers.Initializer:
-    """Normal with standard deviation 1 / sqrt(fan_in * num_residual_writes)."""
-    fan_in = 1
-    for dim in fan_in_dims:
-        fan_in *= dim
-    return nn.initializers.normal((fan_in * num_residual_writes) ** -0.5)
 
 
 class Norm(nn.Module):
@@ -70,7 +63,7 @@ class Attention(nn.Module):
         D, N, K, H = c.d_model, c.num_heads, c.num_kv_heads, c.size_of_head
 
         def project(name: str, heads: int, axis: str) -> Array:
-            w_DNH = weight(self, f"w_{name}", (D, heads, H), ("embed", axis, "head_dim"), _projection(D))
+            w_DNH = weight(self, f"w_{name}", (D, heads, H), ("embed", axis, "head_dim"), projection_init(D))
             y_BTNH = jnp.einsum("BTD,DNH->BTNH", x_BTD, w_DNH.astype(c.dtype))
             if c.use_bias:
                 bias = weight(self, f"b_{name}", (heads, H), (axis, "head_dim"), nn.initializers.zeros)
@@ -97,7 +90,7 @@ class Attention(nn.Module):
         # Also for the way back: the residual's length may be divided over more axes than the attention's.
         y_BTNH = nn.with_logical_constraint(y_BTNH, ("batch", "length", "heads", "head_dim"))
         y_BTNH = checkpoint_name(y_BTNH, "attention_out")
-        init = _projection(N, H, num_residual_writes=2 * c.num_layers)
+        init = projection_init(N, H, num_residual_writes=2 * c.num_layers)
         w_NHD = weight(self, "w_out", (N, H, D), ("heads", "head_dim", "embed"), init)
         y_BTD = jnp.einsum("BTNH,NHD->BTD", y_BTNH, w_NHD.astype(c.dtype))
         if c.use_bias:
@@ -117,7 +110,7 @@ class MLP(nn.Module):
         D, F = c.d_model, c.d_mlp
 
         def project(name: str) -> Array:
-            y_BTF = x_BTD @ weight(self, f"w_{name}", (D, F), ("embed", "mlp"), _projection(D)).astype(c.dtype)
+            y_BTF = x_BTD @ weight(self, f"w_{name}", (D, F), ("embed", "mlp"), projection_init(D)).astype(c.dtype)
             if c.use_bias:
                 y_BTF = y_BTF + weight(self, f"b_{name}", (F,), ("mlp",), nn.initializers.zeros).astype(c.dtype)
             return nn.with_logical_constraint(y_BTF, ("batch", "length", "mlp"))
@@ -126,7 +119,7 @@ class MLP(nn.Module):
         if c.is_gated:
             y_BTF = y_BTF * project("in")
         y_BTF = checkpoint_name(y_BTF, "mlp_hidden")
-        init = _projection(F, num_residual_writes=2 * c.num_layers)
+        init = projection_init(F, num_residual_writes=2 * c.num_layers)
         y_BTD = y_BTF @ weight(self, "w_out", (F, D), ("mlp", "embed"), init).astype(c.dtype)
         if c.use_bias:
             y_BTD = y_BTD + weight(self, "b_out", (D,), ("norm",), nn.initializers.zeros).astype(c.dtype)
@@ -134,10 +127,11 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One pre-norm layer: x + attention(norm(x)), then x + mlp(norm(x))."""
+    """One pre-norm layer: x + attention(norm(x)), then x + mlp(norm(x)), where experts may take the MLP's place."""
 
     config: TransformerConfig
     attention_fn: Callable[..., Array]
+    experts_fn: Callable[..., Array] = dropless
 
     @nn.compact
     def __call__(
@@ -146,15 +140,19 @@ class Block(nn.Module):
         where: dict[str, Array],
         cache: LayerCache | None = None,
         dropout_keys_BT: Array | None = None,
-    ) -> tuple[Array, LayerCache | None]:
-        """Maps (B, T, D) to (B, T, D); also returns the layer's new cache or None."""
+    ) -> tuple[Array, LayerCache | None, dict[str, Array]]:
+        """Maps (B, T, D) to (B, T, D); also returns the layer's new cache or None, and the sums of `MoE` or {}."""
         c = self.config
         keys = (None, None) if dropout_keys_BT is None else [fold_in(dropout_keys_BT, i) for i in range(2)]
         attend = Attention(c, self.attention_fn, name="attention")
         y_BTD, cache = attend(Norm(c, name="attention_norm")(x_BTD), where, cache)
         x_BTD = nn.with_logical_constraint(x_BTD + dropout(y_BTD, c.dropout, keys[0]), ACTIVATION_AXES)
-        y_BTD = MLP(c, name="mlp")(Norm(c, name="mlp_norm")(x_BTD))
-        return nn.with_logical_constraint(x_BTD + dropout(y_BTD, c.dropout, keys[1]), ACTIVATION_AXES), cache
+        y_BTD, sums = Norm(c, name="mlp_norm")(x_BTD), {}
+        if c.num_experts:
+            y_BTD, sums = MoE(c, self.experts_fn, name="moe")(y_BTD, where["q_segment_ids_BT"])
+        else:
+            y_BTD = MLP(c, name="mlp")(y_BTD)
+        return nn.with_logical_constraint(x_BTD + dropout(y_BTD, c.dropout, keys[1]), ACTIVATION_AXES), cache, sums
 
 
 class Transformer(nn.Module):
@@ -164,6 +162,7 @@ class Transformer(nn.Module):
         config: the hyperparameters.
         attention_fn: called as `model.attention.attention` is.
         stack_fn: the way through the layers; see `model.stack`.
+        experts_fn: called as `model.moe.dropless` is.
 
     Example:
         logits_BTV = model.apply({"params": params}, tokens_BT)
@@ -172,6 +171,7 @@ class Transformer(nn.Module):
     config: TransformerConfig
     attention_fn: Callable[..., Array] = attention
     stack_fn: Callable[..., tuple[Array, Any]] = scan_layers
+    experts_fn: Callable[..., Array] = dropless
 
     @nn.compact
     def __call__(
@@ -184,6 +184,8 @@ class Transformer(nn.Module):
         dropout_keys_B: Array | None = None,
     ):
         """Computes the logits of the next token at each position.
+
+        Applied with mutable=["aux"], a mixture of experts also returns the sums of `model.moe.MoE` over its layers.
 
         Args:
             tokens_BT: ids in [0, vocab_size).
@@ -230,7 +232,7 @@ class Transformer(nn.Module):
         x_BTD = Norm(c, name="final_norm")(x_BTD)
         if not c.tie_embeddings:
             shape = (c.padded_vocab_size, c.d_model)
-            table_VD = weight(self, "head", shape, ("vocab", "embed"), _projection(c.d_model))
+            table_VD = weight(self, "head", shape, ("vocab", "embed"), projection_init(c.d_model))
         logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, table_VD.astype(c.dtype), preferred_element_type=jnp.float32)
         logits_BTV = soft_cap(logits_BTV, c.logit_soft_cap)
         if c.padded_vocab_size != c.vocab_size:
@@ -259,7 +261,7 @@ class Transformer(nn.Module):
                 ("kv_segment_ids_BS", cache.segment_ids_BS, segment_ids_BT),
             ):
                 where[name] = jax.lax.dynamic_update_slice_in_dim(filled, new, cache.length, axis=1)
-        block = Block(self.config, self.attention_fn, parent=None)
+        block = Block(self.config, self.attention_fn, self.experts_fn, parent=None)
 
         def init_layers(key: Array) -> Any:
             # The shape of the activations does not matter to the parameters: one token is enough.
@@ -276,16 +278,21 @@ class Transformer(nn.Module):
         def layer(params: Any, x_BTD: Array, per_layer: Any) -> tuple[Array, Any]:
             layer_cache, number = per_layer
             keys = None if keys_BT is None else fold_in(keys_BT, 1 + number)  # 0 is the embedding
-            x_BTD, layer_cache = block.apply({"params": params}, x_BTD, where, layer_cache, keys)
-            return x_BTD, (layer_cache, {})
+            outputs: Any = block.apply({"params": params}, x_BTD, where, layer_cache, keys)
+            return outputs[0], outputs[1:]
 
         layers = self.param("layers", init_layers)
         numbers = jnp.arange(self.config.num_layers)
+        caches = None
+        if cache is not None:
+            lengths = jnp.broadcast_to(cache.length, (self.config.num_layers,))
+            caches = LayerCache(cache.k_LBSKH, cache.v_LBSKH, lengths)
+        x_BTD, (caches, sums) = self.stack_fn(layer, layers, x_BTD, (caches, numbers))
+        if not self.is_initializing():
+            for name, sums_L in sums.items():
+                self.sow("aux", name, jnp.sum(sums_L), init_fn=lambda: jnp.zeros(()), reduce_fn=jnp.add)
         if cache is None:
-            return self.stack_fn(layer, layers, x_BTD, (None, numbers))[0], None
-        lengths = jnp.broadcast_to(cache.length, (self.config.num_layers,))
-        caches = LayerCache(cache.k_LBSKH, cache.v_LBSKH, lengths)
-        x_BTD, (caches, _) = self.stack_fn(layer, layers, x_BTD, (caches, numbers))
+            return x_BTD, None
         return x_BTD, KVCache(
             k_LBSKH=caches.k_BSKH,
             v_LBSKH=caches.v_BSKH,

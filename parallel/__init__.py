@@ -1,5 +1,6 @@
 """Where arrays live and how devices talk."""
 
+from .expert import exchange_experts as exchange_experts
 from .mesh import AXES as AXES
 from .mesh import MeshConfig as MeshConfig
 from .mesh import check_platform as check_platform

@@ -26,12 +26,15 @@ _COMMON: Rules = (
     ("kv_heads", ("tensor",)),
     ("head_dim", ()),
     ("mlp", ("tensor",)),
+    ("experts", ("expert",)),
+    ("router_experts", ()),
     ("norm", ()),
     ("length_table", ()),
     ("batch", BATCH_AXES),
     ("length", ("context",)),
     ("residual_length", ("context", "tensor")),
     ("act_embed", ()),
+    ("expert_batch", ("data", "fsdp")),  # where "experts" has the expert axis
 )
 # ZeRO's stages (Rajbhandari et al. 2020, arXiv:1910.02054, section 5): what "fsdp" divides.
 RULES: dict[str, Rules] = {

@@ -6,7 +6,6 @@ tests/test_equivalence.py holds each case to its bounds, tests/bench/equivalence
 import functools
 import itertools
 import math
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -95,7 +94,9 @@ def initial_state(kind: tuple[Any, ...]) -> TrainState:
 def steps(config: ConfigDict, mesh: jax.sharding.Mesh) -> tuple[list[float], dict[str, np.ndarray], dict[str, Any]]:
     """Losses, first gradients and last parameters."""
     abstract = abstract_state(config, mesh)
-    state = jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), initial_state(kind_of(config)), abstract)
+    state = jax.tree.map(
+        lambda leaf, like: jax.device_put(leaf, like.sharding), initial_state(kind_of(config)), abstract
+    )
     step = make_train_step(config, mesh)
     losses, gradients = [], {}
     for i in range(NUM_STEPS):

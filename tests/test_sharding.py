@@ -70,12 +70,15 @@ def test_the_default_rules():
         "kv_heads": ("tensor",),
         "head_dim": (),
         "mlp": ("tensor",),
+        "experts": ("expert",),
+        "router_experts": (),
         "norm": (),
         "length_table": (),
         "batch": ("data", "fsdp", "expert"),
         "length": ("context",),
         "residual_length": ("context", "tensor"),
         "act_embed": (),
+        "expert_batch": ("data", "fsdp"),
     }
     assert BATCH_AXES == ("data", "fsdp", "expert")
 

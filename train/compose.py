@@ -9,8 +9,8 @@ from typing import Any
 from jax.sharding import Mesh
 
 from data import DataConfig
-from model import REMAT_POLICIES, Transformer, TransformerConfig, scan_layers
-from parallel import BATCH_AXES, Schedule, local_rows, make_rules, make_schedule
+from model import EXPERT_AXES, REMAT_POLICIES, Transformer, TransformerConfig, dropless, scan_layers
+from parallel import BATCH_AXES, Schedule, exchange_experts, local_rows, make_rules, make_schedule
 from parallel.sharding import Rules
 
 from .objective import make_objective
@@ -33,6 +33,7 @@ def make_model(config: Any) -> Transformer:
     return Transformer(
         TransformerConfig(**{name: from_elsewhere[name] if name in from_elsewhere else c[name] for name in names}),
         stack_fn=_stack_fn(c.remat, c.scan_unroll),
+        experts_fn=_experts_fn(rules_of(config)),
     )
 
 
@@ -40,6 +41,12 @@ def make_model(config: Any) -> Transformer:
 def _stack_fn(remat: str, unroll: int) -> Callable[..., Any]:
     """The same object for the same arguments, so that models of equal configs are equal and compile once."""
     return functools.partial(scan_layers, remat=remat, unroll=unroll)
+
+
+@functools.cache
+def _experts_fn(rules: Rules) -> Callable[..., Any]:
+    """As `_stack_fn`."""
+    return exchange_experts(dropless, rules=rules, axes=EXPERT_AXES)
 
 
 def rules_of(config: Any) -> Rules:
@@ -110,6 +117,7 @@ def preflight(config: Any, mesh: Mesh) -> None:
         ("heads", "num_heads", c.num_heads),
         ("kv_heads", "num_kv_heads", c.num_kv_heads),
         ("mlp", "d_mlp", c.d_mlp),
+        ("experts", "num_experts", c.num_experts),
         ("embed", "d_model", c.d_model),
         ("vocab", "vocab_multiple", c.padded_vocab_size),
         ("layers", "num_layers", c.num_layers),

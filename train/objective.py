@@ -72,6 +72,39 @@ def causal_lm(
     return loss, jnp.sum(weights_BT), {"nll": nll}
 
 
+def with_aux(objective: Objective) -> Objective:
+    """The objective with what the model's layers add to it; an objective itself knows nothing of them.
+
+    Args:
+        objective: any; it applies the model at its top level, not inside another JAX transformation.
+
+    Returns:
+        An objective with the layers' losses in its loss, and their sums among its metrics.
+    """
+
+    def with_layers(
+        apply_fn: Callable[..., Any], params: Any, batch: Mapping[str, Array], keys_B: Array | None
+    ) -> tuple[Array, Array, dict[str, Array]]:
+        aux: dict[str, Array] = {}
+
+        def apply(*args: Any, **kwargs: Any) -> Any:
+            output, variables = apply_fn(*args, mutable=["aux"], **kwargs)
+            for name, total in variables.get("aux", {}).items():
+                aux[name] = aux[name] + total if name in aux else total
+            return output
+
+        loss, weight, sums = objective(apply, params, batch, keys_B)
+        loss, sums = add_aux(loss, sums, aux)
+        return loss, weight, sums
+
+    return with_layers
+
+
+def add_aux(loss: Array, sums: dict[str, Array], aux: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
+    """Adds the layers' sums, such as those of `model.moe.MoE`, to a loss and its metrics."""
+    return loss + aux["aux_loss"] if "aux_loss" in aux else loss, {**sums, **aux}
+
+
 OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
     "causal_lm": lambda config: functools.partial(causal_lm, z_loss=config.train.z_loss),
 }

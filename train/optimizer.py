@@ -5,7 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
+from jax import Array
 from optax.contrib import MuonDimensionNumbers, muon
 
 from .schedule import make_schedule
@@ -46,11 +48,12 @@ def _adamw(config: Any) -> optax.GradientTransformation:
     )
 
 
-# The dims of each hidden matrix that its input runs over and its output has; the leading layer dim is a batch.
+# The dims of each hidden matrix that its input runs over and its output has; those before them are batches.
 _HIDDEN_MATRICES = {
     r"layers/attention/w_[qkv]$": MuonDimensionNumbers((1,), (2, 3)),
     r"layers/attention/w_out$": MuonDimensionNumbers((1, 2), (3,)),
     r"layers/mlp/w_(in|gate|out)$": MuonDimensionNumbers((1,), (2,)),
+    r"layers/moe/w_(in|gate|out)$": MuonDimensionNumbers((2,), (3,)),  # of each expert
 }
 
 
@@ -79,6 +82,35 @@ def _muon(config: Any) -> optax.GradientTransformation:
         adam_learning_rate=make_schedule(config, o.learning_rate),
         muon_weight_dimension_numbers=dimensions,
     )
+
+
+# Parameters that no loss trains: their gradient is a load, of which only the sign counts (`model.moe.load_gradient`).
+_BALANCED = "router_bias"
+
+
+def _is_balanced(path: tuple[Any, ...]) -> bool:
+    return parameter_name(path).endswith(_BALANCED)
+
+
+def gradient_norm(grads: Params) -> Array:
+    """The global norm of the gradients, without what is no gradient of a loss."""
+    leaves = jax.tree_util.tree_leaves_with_path(grads)
+    return optax.tree.norm([leaf for path, leaf in leaves if not _is_balanced(path)])
+
+
+def _balancing(optimizer: optax.GradientTransformation, rate: float) -> optax.GradientTransformation:
+    """Moves each expert's bias against the sign of its load (Wang et al. 2024, arXiv:2408.15664, algorithm 1).
+
+    Args:
+        optimizer: of all other parameters; it does not see the biases.
+        rate: how far a bias moves in an update.
+    """
+
+    def labels(params: Params) -> Params:
+        return jax.tree_util.tree_map_with_path(lambda path, _: "bias" if _is_balanced(path) else "rest", params)
+
+    move = optax.stateless_with_tree_map(lambda load, _: -rate * jnp.sign(load))
+    return optax.partition({"bias": move, "rest": optimizer}, labels)
 
 
 OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
@@ -110,4 +142,6 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
     optimizer = OPTIMIZERS[o.name](config)
     # Without clipping the state has the same tree, so that a restart may change it.
     clip = optax.clip_by_global_norm(o.clip_norm) if o.clip_norm else optax.identity()
-    return optax.chain(clip, optimizer)
+    optimizer = optax.chain(clip, optimizer)
+    has_bias = config.model.num_experts and config.model.balance_bias_rate
+    return _balancing(optimizer, config.model.balance_bias_rate) if has_bias else optimizer

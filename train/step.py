@@ -13,8 +13,8 @@ from model import Transformer
 from parallel import on_mesh
 
 from .compose import make_model, num_microbatches, rules_of
-from .objective import Objective, make_objective
-from .optimizer import make_optimizer
+from .objective import Objective, make_objective, with_aux
+from .optimizer import gradient_norm, make_optimizer
 from .pipelined import make_pipelined_grad_fn
 from .schedule import make_schedule
 from .state import TrainState, abstract_state, param_shardings
@@ -35,7 +35,8 @@ def make_train_step(config: Any, mesh: Mesh, *, on_trace: Callable[[], None] = l
 
     Returns:
         A function (state, batch) -> (state, metrics). Metrics are scalars: "loss", "nll" (nats per token), "grad_norm"
-        (before clipping), "learning_rate" and "weight" (targets that counted).
+        (before clipping), "learning_rate" and "weight" (targets that counted); a mixture of experts adds "aux_loss" and
+        "dropped" (copies of tokens), both per target as the loss is.
 
     Raises:
         ValueError: the config is wrong, or does not fit the mesh.
@@ -66,7 +67,7 @@ def make_train_step(config: Any, mesh: Mesh, *, on_trace: Callable[[], None] = l
         metrics = {
             "loss": loss / denominator,
             **{name: total / denominator for name, total in sums.items()},
-            "grad_norm": optax.tree.norm(grads),
+            "grad_norm": gradient_norm(grads),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
             "weight": weight,
         }
@@ -81,6 +82,7 @@ def make_train_step(config: Any, mesh: Mesh, *, on_trace: Callable[[], None] = l
 def make_grad_fn(config: Any, mesh: Mesh, model: Transformer, objective: Objective) -> Callable[..., Any]:
     """The function (params, microbatches) -> ((loss, (weight, sums)), gradients), summed over the microbatches."""
     shardings = param_shardings(config, mesh, of="gradient")
+    objective = with_aux(objective)
 
     def loss_fn(params: Any, batch: dict[str, Array], keys_B: Array | None) -> Any:
         with jax.numpy_dtype_promotion("strict"):  # no hidden casts; Optax, outside, has some
