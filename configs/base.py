@@ -83,6 +83,7 @@ def get_config() -> ConfigDict:
     mesh.fsdp = 1  # shards of parameters and optimizer state
     mesh.expert = 1  # shards of the experts
     mesh.context = 1  # shards of the sequence
+    mesh.context_attention = "ring"  # context > 1: ring, or all_to_all, which needs heads for context * tensor shards
     mesh.tensor = 1  # shards of heads, mlp and vocabulary
     mesh.allow_idle = False  # accept a mesh smaller than the devices at hand
     mesh.rules = "default"  # preset of the table from logical axes to mesh axes, see parallel/sharding.py
