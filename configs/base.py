@@ -89,6 +89,7 @@ def get_config() -> ConfigDict:
     mesh.fsdp = 1  # shards of parameters and optimizer state
     mesh.expert = 1  # shards of the experts
     mesh.context = 1  # shards of the sequence
+    mesh.context_attention = "ring"  # context > 1: ring, or all_to_all, which needs heads for context * tensor shards
     mesh.tensor = 1  # shards of heads, mlp and vocabulary
     mesh.schedule = "1f1b"  # of the stages: gpipe, 1f1b, interleaved or zero_bubble
     mesh.chunks = 1  # interleaved, zero_bubble: pieces of the model that each stage holds

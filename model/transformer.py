@@ -264,11 +264,12 @@ class Transformer(nn.Module):
         block = Block(self.config, self.attention_fn, self.experts_fn, parent=None)
 
         def init_layers(key: Array) -> Any:
-            # The shape of the activations does not matter to the parameters: one token is enough.
+            # The shape of the activations does not matter to the parameters: one token is enough, and the plain
+            # attention takes it, where one that divides the length could not.
             x = jnp.zeros((1, 1, self.config.d_model), self.config.dtype)
             one = {name: jnp.zeros((1, 1), jnp.int32) for name in where}
             keys = jax.random.split(key, self.config.num_layers)
-            params = jax.vmap(lambda key: block.init(key, x, one)["params"])(keys)
+            params = jax.vmap(lambda key: Block(self.config, attention, parent=None).init(key, x, one)["params"])(keys)
             return jax.tree.map(
                 lambda box: box.add_axis(0, {nn.PARTITION_NAME: "layers"}),
                 params,

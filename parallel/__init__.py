@@ -1,5 +1,8 @@
 """Where arrays live and how devices talk."""
 
+from .context import all_to_all_attention as all_to_all_attention
+from .context import ring_attention as ring_attention
+from .context import zigzag_order as zigzag_order
 from .expert import exchange_experts as exchange_experts
 from .mesh import AXES as AXES
 from .mesh import MeshConfig as MeshConfig

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from .context import zigzag_order
 from .mesh import AXES
 
 Rules = tuple[tuple[str, tuple[str, ...]], ...]
@@ -152,14 +153,24 @@ def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array]
     """Places a batch on the mesh.
 
     Args:
-        batch: arrays (rows of this process, T); in one process, all rows of the global batch.
+        batch: arrays (rows of this process, T), of the full length; in one process, all rows of the global batch.
         mesh: the mesh.
 
     Returns:
-        Global arrays (B, T).
+        Global arrays (B, T); where the mesh divides the length, in `zigzag_order`.
     """
-    sharding = batch_sharding(mesh)
-    return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
+    sharding, num_shards = batch_sharding(mesh), mesh.shape["context"]
+    parts = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+    local_parts = len(local_rows(mesh, parts))
+
+    def place(array: np.ndarray) -> Array:
+        rows, length = array.shape
+        if num_shards > 1:
+            array = array[:, zigzag_order(length, num_shards)]
+        shape = (rows * parts // local_parts, length)
+        return jax.make_array_from_process_local_data(sharding, array, global_shape=shape)
+
+    return {name: place(array) for name, array in batch.items()}
 
 
 def on_mesh(fn: Callable[..., Any], mesh: Mesh, rules: Rules) -> Callable[..., Any]:

@@ -9,16 +9,32 @@ from typing import Any
 from jax.sharding import Mesh
 
 from data import DataConfig
-from model import EXPERT_AXES, REMAT_POLICIES, Transformer, TransformerConfig, dropless, scan_layers
-from parallel import BATCH_AXES, Schedule, exchange_experts, local_rows, make_rules, make_schedule
+from model import EXPERT_AXES, REMAT_POLICIES, Transformer, TransformerConfig, attention, dropless, scan_layers
+from parallel import (
+    BATCH_AXES,
+    Schedule,
+    all_to_all_attention,
+    exchange_experts,
+    local_rows,
+    make_rules,
+    make_schedule,
+    ring_attention,
+)
 from parallel.sharding import Rules
 
 from .objective import make_objective
 from .optimizer import make_optimizer
 
 
-def make_model(config: Any) -> Transformer:
+def make_model(config: Any, mesh: Mesh | None = None) -> Transformer:
     """The model of a config.
+
+    Args:
+        config: the whole config.
+        mesh: what batches are divided over; None is the plain model, for parameters and for generation.
+
+    Returns:
+        The model; equal for equal configs and meshes.
 
     Raises:
         ValueError: a value is not legal, or two do not fit.
@@ -32,9 +48,26 @@ def make_model(config: Any) -> Transformer:
     names = [field.name for field in dataclasses.fields(TransformerConfig)]
     return Transformer(
         TransformerConfig(**{name: from_elsewhere[name] if name in from_elsewhere else c[name] for name in names}),
+        attention_fn=attention if mesh is None or mesh.shape["context"] == 1 else _context_attention(config),
         stack_fn=_stack_fn(c.remat, c.scan_unroll),
         experts_fn=_experts_fn(rules_of(config)),
     )
+
+
+# For a length that the mesh divides: config.mesh.context_attention -> called as `model.attention` is.
+CONTEXT_ATTENTION: dict[str, Callable[..., Any]] = {
+    "ring": ring_attention,
+    "all_to_all": functools.partial(all_to_all_attention, attention_fn=attention),
+}
+
+
+def _context_attention(config: Any) -> Callable[..., Any]:
+    name = config.mesh.context_attention
+    if name not in CONTEXT_ATTENTION:
+        raise ValueError(
+            f"config.mesh.context_attention={name!r} is not known; use one of {', '.join(CONTEXT_ATTENTION)}"
+        )
+    return CONTEXT_ATTENTION[name]
 
 
 @functools.cache
@@ -106,8 +139,9 @@ def preflight(config: Any, mesh: Mesh) -> None:
     Raises:
         ValueError: it names the keys, the values and a legal choice.
     """
-    c = make_model(config).config
+    c = make_model(config, mesh).config
     DataConfig.of(config.data)
+    _check_context(config, mesh)
     rules = rules_of(config)
     local_rows(mesh, config.data.batch_size)
     num_microbatches(config, mesh)
@@ -142,6 +176,32 @@ def preflight(config: Any, mesh: Mesh) -> None:
     make_objective(config)
     make_optimizer(config)
     check_sampling(config)
+
+
+def _check_context(config: Any, mesh: Mesh) -> None:
+    """Checks that the mesh can divide the length, and for the all-to-all the heads.
+
+    Raises:
+        ValueError: it names the keys, the values and a legal choice.
+    """
+    shards, tensor = mesh.shape["context"], mesh.shape["tensor"]
+    if shards == 1:
+        return
+    length, c = config.data.seq_len, config.model
+    if length % (2 * shards):
+        legal = max(1, round(length / (2 * shards))) * 2 * shards
+        raise ValueError(
+            f"config.data.seq_len={length} is not divisible by the {2 * shards} chunks, two for each shard, of "
+            f"config.mesh.context={shards}; use config.data.seq_len={legal}"
+        )
+    parts = shards * tensor
+    if config.mesh.context_attention == "all_to_all" and c.num_heads % parts:
+        raise ValueError(
+            f"config.model.num_heads={c.num_heads} cannot be divided over the {parts} parts of config.mesh.context="
+            f"{shards} and config.mesh.tensor={tensor} as config.mesh.context_attention='all_to_all' does; use a "
+            f"multiple of {parts} for it and for config.model.num_kv_heads={c.num_kv_heads}, which are repeated where "
+            f"they do not divide, or config.mesh.context_attention='ring'"
+        )
 
 
 def check_sampling(config: Any) -> None:

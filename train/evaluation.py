@@ -23,7 +23,7 @@ EvalStep = Callable[[Any, dict[str, Array]], dict[str, Array]]
 
 def make_eval_step(config: Any, mesh: Mesh) -> EvalStep:
     """Builds the jit-compiled function (params, batch) -> sums over the batch, which `evaluate` adds up."""
-    model, objective = make_model(config), make_objective(config)
+    model, objective = make_model(config, mesh), make_objective(config)
 
     def eval_step(params: Any, batch: dict[str, Array]) -> dict[str, Array]:
         _, weight, sums = objective(model.apply, params, batch, None)

@@ -44,7 +44,7 @@ def make_train_step(config: Any, mesh: Mesh, *, on_trace: Callable[[], None] = l
     Example:
         state, metrics = make_train_step(config, mesh)(state, shard_batch(batch, mesh))
     """
-    model, optimizer, objective = make_model(config), make_optimizer(config), make_objective(config)
+    model, optimizer, objective = make_model(config, mesh), make_optimizer(config), make_objective(config)
     schedule = make_schedule(config, config.optimizer.learning_rate)
     count = num_microbatches(config, mesh)
     has_dropout, seed = config.model.dropout > 0, config.seed
