@@ -77,6 +77,7 @@ class _Run:
     failure = ""  # what a process that failed said
     ending = threading.Event()
     counter = itertools.count()
+    watches: list[threading.Thread] = []  # noqa: RUF012 - as hosts
 
 
 def start(config: Any = None) -> None:
@@ -176,8 +177,9 @@ def _join(place: _Place, timeout_s: int) -> None:
     _Run.place, _Run.timeout_s, _Run.hosts = place, timeout_s, [f"process {i}" for i in range(place.num_processes)]
     _Run.hosts = exchange("host", socket.gethostname())
     _notice_aborts()
-    for watch in (_watch_deaths, _watch_failures):
-        threading.Thread(target=watch, name=watch.__name__, daemon=True).start()
+    _Run.watches = [threading.Thread(target=watch, daemon=True) for watch in (_watch_deaths, _watch_failures)]
+    for thread in _Run.watches:
+        thread.start()
     atexit.register(_leave)  # runs before JAX's own
 
 
@@ -412,7 +414,7 @@ def _watch_failures() -> None:
             if "DEADLINE_EXCEEDED" in str(error):
                 continue
             return
-        if int(who) != _Run.place.process_id and not _Run.ending.is_set():
+        if said != "none" and int(who) != _Run.place.process_id and not _Run.ending.is_set():
             _Run.failure = f"{name_of(int(who))} failed: {said}"
             print(f"error: {_Run.failure}", file=sys.stderr, flush=True)
             _exit(1)
@@ -454,4 +456,8 @@ def _leave() -> None:
     with contextlib.suppress(TimeoutError, jax.errors.JaxRuntimeError):
         barrier("end")
     _Run.ending.set()
+    ctypes.CDLL(None).signal(int(signal.SIGABRT), None)  # the handler is Python, which ends
+    publish_once("failure", f"{_Run.place.process_id} none")
     jax.distributed.shutdown()
+    for thread in _Run.watches:  # a thread within JAX when Python ends would crash it
+        thread.join(5.0)

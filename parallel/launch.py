@@ -105,6 +105,8 @@ def _start(arguments: argparse.Namespace, index: int, port: int) -> subprocess.P
 def _copy(source: IO[str] | None, target: IO[str], prefix: str, lock: threading.Lock) -> None:
     assert source is not None
     for line in source:
+        if line.startswith("[Gloo] Rank"):  # one for each new group of devices, and nothing to learn from
+            continue
         with lock:
             target.write(prefix + line if line.endswith("\n") else f"{prefix}{line}\n")
             target.flush()
