@@ -89,7 +89,7 @@ def get_config() -> ConfigDict:
     mesh.replaced_rules = ""  # rules to replace in it, such as "embed=,vocab=fsdp+tensor"
 
     distributed = config.distributed = ConfigDict()
-    distributed.coordinator = ""  # host of process 0; "": as the launcher, Cloud TPU, GKE, Slurm or Open MPI say, if any
+    distributed.coordinator = ""  # host of process 0; "": as parallel.launch or the cluster says, if any
     distributed.port = 8476  # of the coordination service there, open between the hosts; 0: JAX's choice
     distributed.num_processes = 0  # of the run; 0: as the launcher or the cluster says
     distributed.process_id = -1  # of this process; -1: as the launcher or the cluster says

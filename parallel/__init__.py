@@ -15,7 +15,6 @@ from .mesh import MeshConfig as MeshConfig
 from .mesh import check_platform as check_platform
 from .mesh import has_accelerator as has_accelerator
 from .mesh import make_mesh as make_mesh
-from .shared import check_shared as check_shared
 from .sharding import BATCH_AXES as BATCH_AXES
 from .sharding import RULES as RULES
 from .sharding import batch_sharding as batch_sharding
@@ -25,3 +24,4 @@ from .sharding import on_mesh as on_mesh
 from .sharding import shard_batch as shard_batch
 from .sharding import to_host as to_host
 from .sharding import tree_shardings as tree_shardings
+from .shared import check_shared as check_shared

@@ -1,7 +1,7 @@
 """Several processes as one run: the start, named barriers, and one clear line when a process is gone.
 
-The work is done by `jax.distributed`: its coordination service, which lives in process 0, lets processes find one another,
-keeps a small table of keys and values, holds barriers and notices by heartbeats who died. This module reads the config,
+The work is done by `jax.distributed`: its coordination service, which lives in process 0, lets processes find one
+another, keeps a small table of keys and values, holds barriers and notices by heartbeats who died. This module reads the config,
 and turns what the service reports into errors that name processes and hosts.
 """
 
@@ -114,7 +114,8 @@ def find_place(config: DistributedConfig) -> _Place | None:
     """
     if config.timeout_s < 1 or not 0 <= config.port < 65536:
         raise ValueError(
-            f"config.distributed: timeout_s={config.timeout_s} must be at least 1, and port={config.port} from 0 to 65535"
+            f"config.distributed: timeout_s={config.timeout_s} must be at least 1, and port={config.port} from 0 to "
+            "65535"
         )
     address = os.environ.get(COORDINATOR, "")
     if config.coordinator:
@@ -441,8 +442,8 @@ def _on_fault(*status: Any) -> None:
 def _notice_aborts() -> None:
     """Calls `_on_fault` when JAX ends the process.
 
-    JAX (0.10.2 and 0.11.2) cannot hand the status of a fault to a Python callback and calls abort() instead, in a thread
-    of its own; a C signal handler is the last that runs. Python's would never be called.
+    JAX (0.10.2 and 0.11.2) cannot hand the status of a fault to a Python callback and calls abort() instead, in a
+    thread of its own; a C signal handler is the last that runs. Python's would never be called.
     """
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda signum: _on_fault())
     _notice_aborts.keep = handler  # pyright: ignore[reportFunctionMemberAccess]

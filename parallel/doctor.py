@@ -156,7 +156,9 @@ def _devices(devices: Sequence[Any], problems: list[str]) -> Iterator[str]:
 
 def _place(device: Any) -> str:
     """A device's id, and where it sits in the topology as far as the platform says."""
-    facts = [f"{name} {getattr(device, name)}" for name in ("coords", "core_on_chip", "slice_index") if hasattr(device, name)]
+    facts = [
+        f"{name} {getattr(device, name)}" for name in ("coords", "core_on_chip", "slice_index") if hasattr(device, name)
+    ]
     return f"{device.id}" + (f" ({', '.join(facts)})" if facts else " (no coordinates)")
 
 
@@ -180,7 +182,9 @@ def _measurements(devices: Sequence[Any], problems: list[str]) -> Iterator[str]:
         yield f"matmul  {np.dtype(dtype).name} {size} x {size} x {size}: {rate('TFLOP/s')}"
     stats = device.memory_stats() or {}
     limit = stats.get("bytes_limit")
-    yield f"memory  {limit / 2**30:.1f} GiB a device" if limit else f"memory  {_host_memory()}; the device tells no limit"
+    yield (
+        f"memory  {limit / 2**30:.1f} GiB a device" if limit else f"memory  {_host_memory()}; the device tells no limit"
+    )
     rate = _slowest("memory", copy_rate(device, (64 if is_cpu else 1024) << 20) / 1e9)
     yield f"memory  read and written at {rate('GB/s')}"
     if len(devices) == 1:

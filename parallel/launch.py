@@ -1,11 +1,11 @@
-"""Runs a command as several processes on this machine, for tests and trials.
+r"""Runs a command as several processes on this machine, for tests and trials.
 
-python -m parallel.launch --num-processes 4 --devices-per-process 2 -- \\
+python -m parallel.launch --num-processes 4 --devices-per-process 2 -- \
     python -m train --config configs/tiny.py --workdir runs/four
 
-Each process has its own simulated CPU devices and finds the others over loopback; JAX sums between them with gloo. Lines of
-output begin with the number of their process. Ctrl-C and SIGTERM are passed on to all processes, so that they save and end;
-when one process dies, the others are given time to end by themselves, and are then killed.
+Each process has its own simulated CPU devices and finds the others over loopback; JAX sums between them with gloo. Lines
+of output begin with the number of their process. Ctrl-C and SIGTERM are passed on to all processes, so that they save
+and end; when one process dies, the others are given time to end by themselves, and are then killed.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import IO
 
 from .distributed import COORDINATOR, NUM_PROCESSES, PROCESS_ID
@@ -38,10 +38,11 @@ def main(argv: Sequence[str]) -> int:
     ]
     for printer in printers:
         printer.start()
-    asked = _pass_on(processes)
+    asked, restore = _pass_on(processes)
     try:
         failed = _wait(processes, arguments.grace_s, asked)
     finally:
+        restore()
         _kill(processes)
         for printer in printers:
             printer.join()
@@ -104,16 +105,17 @@ def _start(arguments: argparse.Namespace, index: int, port: int) -> subprocess.P
 
 def _copy(source: IO[str] | None, target: IO[str], prefix: str, lock: threading.Lock) -> None:
     assert source is not None
-    for line in source:
-        if line.startswith("[Gloo] Rank"):  # one for each new group of devices, and nothing to learn from
-            continue
-        with lock:
-            target.write(prefix + line if line.endswith("\n") else f"{prefix}{line}\n")
-            target.flush()
+    with source:
+        for line in source:
+            if line.startswith("[Gloo] Rank"):  # one for each new group of devices, and nothing to learn from
+                continue
+            with lock:
+                target.write(prefix + line if line.endswith("\n") else f"{prefix}{line}\n")
+                target.flush()
 
 
-def _pass_on(processes: Sequence[subprocess.Popen[str]]) -> list[int]:
-    """Passes SIGINT and SIGTERM on to all processes, each time once; returns the list of those that came."""
+def _pass_on(processes: Sequence[subprocess.Popen[str]]) -> tuple[list[int], Callable[[], None]]:
+    """Passes SIGINT and SIGTERM on to all processes, each time once; the list of those that came, and the way back."""
     came: list[int] = []
 
     def handle(number: int, frame: object) -> None:
@@ -122,9 +124,8 @@ def _pass_on(processes: Sequence[subprocess.Popen[str]]) -> list[int]:
             if process.poll() is None:
                 process.send_signal(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handle)
-    return came
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    return came, lambda: [signal.signal(number, handler) for number, handler in before.items()] and None
 
 
 def _wait(processes: Sequence[subprocess.Popen[str]], grace_s: float, asked: list[int]) -> int | None:
