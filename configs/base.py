@@ -97,6 +97,14 @@ def get_config() -> ConfigDict:
     mesh.rules = "zero3"  # what fsdp divides: zero1 moments, zero2 gradients too, zero3 parameters too
     mesh.replaced_rules = ""  # rules to replace in parallel/sharding.py, such as "embed=,vocab=fsdp+tensor"
 
+    distributed = config.distributed = ConfigDict()
+    distributed.coordinator = ""  # host of process 0; "": as parallel.launch or the cluster says, if any
+    distributed.port = 8476  # of the coordination service there, open between the hosts; 0: JAX's choice
+    distributed.num_processes = 0  # of the run; 0: as the launcher or the cluster says
+    distributed.process_id = -1  # of this process; -1: as the launcher or the cluster says
+    distributed.num_devices = 0  # that all processes together must see; 0: any
+    distributed.timeout_s = 180  # for the start, for barriers, and until a silent process counts as dead
+
     train = config.train = ConfigDict()
     train.objective = "causal_lm"  # causal_lm
     train.steps = 1000  # updates of the whole run

@@ -3,6 +3,16 @@
 from .context import all_to_all_attention as all_to_all_attention
 from .context import ring_attention as ring_attention
 from .context import zigzag_order as zigzag_order
+from .distributed import DistributedConfig as DistributedConfig
+from .distributed import barrier as barrier
+from .distributed import ends_together as ends_together
+from .distributed import exchange as exchange
+from .distributed import in_turns as in_turns
+from .distributed import is_distributed as is_distributed
+from .distributed import name_of as name_of
+from .distributed import publish_once as publish_once
+from .distributed import published as published
+from .distributed import start as start
 from .expert import exchange_experts as exchange_experts
 from .mesh import AXES as AXES
 from .mesh import MeshConfig as MeshConfig
@@ -22,3 +32,4 @@ from .sharding import on_mesh as on_mesh
 from .sharding import shard_batch as shard_batch
 from .sharding import to_host as to_host
 from .sharding import tree_shardings as tree_shardings
+from .shared import check_shared as check_shared

@@ -4,6 +4,7 @@ python -m train --config configs/tiny.py --workdir runs/tiny --config.train.step
 """
 
 from data.command_line import read_command_line, run_main
+from parallel import ends_together
 
 from .loop import fit
 
@@ -12,7 +13,8 @@ def main(argv: list[str]) -> int:
     """The command; exits with 128 + the signal's number when a signal ended it."""
     options = {"workdir": (None, "the run's directory, local or gs:// or s3://; made when missing")}
     arguments = read_command_line(argv, "train", __doc__ or "", options=options)
-    result = fit(arguments.config, arguments.flags["workdir"])
+    with ends_together():
+        result = fit(arguments.config, arguments.flags["workdir"])
     return 128 + result.signum if result.signum else 0
 
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from data import Corpus, DataConfig, Windows, make_batches, prepare
 from model import count_params, forward_flops
-from parallel import check_platform, has_accelerator, local_rows, make_mesh, shard_batch
+from parallel import check_platform, has_accelerator, in_turns, local_rows, make_mesh, shard_batch, start
 
 from .checkpoint import Checkpoints
 from .compose import make_model, preflight
@@ -24,7 +24,7 @@ from .runtime import set_up
 from .samples import check_prompts, continue_prompts
 from .state import TrainState, abstract_state, init_state
 from .step import make_train_step
-from .workdir import check_same_corpus, check_space, check_workdir, write_run
+from .workdir import check_equal_corpora, check_same_corpus, check_space, check_workdir, write_run
 
 
 class Result(NamedTuple):
@@ -64,28 +64,30 @@ def fit(config: Any, workdir: str | os.PathLike[str]) -> Result:
         fit(get_config(), "runs/tiny").validation["bits_per_byte"]
     """
     set_up(config.compile_cache)
+    start(config.distributed)
     workdir = epath.Path(workdir)
     check_platform(config.platform)
     mesh = make_mesh(config.mesh)
     writes = jax.process_index() == 0
     preflight(config, mesh)
     target = abstract_state(config, mesh)
-    check_workdir(workdir, config, _log, writes=writes)
+    check_workdir(workdir, config, _log)
     checkpoint_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(target))
     check_space(workdir, checkpoint_bytes, config.train.keep_checkpoints + 1)
-    corpus = prepare(config.data, log=_log)
+    corpus = in_turns("prepare", lambda: prepare(config.data, log=_log))
+    check_equal_corpora(corpus)
     _check_corpus(config, corpus, workdir)
     if writes:
         write_run(workdir, config, corpus)
 
     checkpoints = Checkpoints(workdir, keep=config.train.keep_checkpoints, keep_every=config.train.keep_every)
     try:
-        start = checkpoints.latest_step() or 0
-        if start > config.train.steps:
-            raise ValueError(f"config.train.steps={config.train.steps}, but --workdir={workdir} is at step {start}")
-        _log(_describe(config, mesh, corpus, start))
-        state = checkpoints.restore(start, target) if start else init_state(config, mesh)
-        with _recorder(config, mesh, workdir, start, writes) as recorder:
+        first = checkpoints.latest_step() or 0
+        if first > config.train.steps:
+            raise ValueError(f"config.train.steps={config.train.steps}, but --workdir={workdir} is at step {first}")
+        _log(_describe(config, mesh, corpus, first))
+        state = checkpoints.restore(first, target) if first else init_state(config, mesh)
+        with _recorder(config, mesh, workdir, first, writes) as recorder:
             result = _train(config, mesh, state, corpus, checkpoints, recorder)
     finally:
         checkpoints.close()
@@ -124,7 +126,7 @@ def _train(
                         config, state.params, mesh, corpus=corpus, limit=t.eval_batches, eval_step=eval_step
                     )
                 recorder.evaluation(step, values)
-            stopping = interrupt.signum  # looked at once, so that what is said and what is saved agree
+            stopping = interrupt.agreed(step)
             if step % t.checkpoint_every == 0 or step == t.steps or stopping:
                 recorder.flush()  # what a restart from this checkpoint will not record again
                 with recorder.stall(metrics):

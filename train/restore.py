@@ -6,7 +6,7 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from parallel import check_platform, make_mesh
+from parallel import check_platform, make_mesh, start
 
 from .checkpoint import Checkpoints
 from .compose import preflight
@@ -39,6 +39,7 @@ def restore_params(config: Any, workdir: epath.Path) -> tuple[Any, Mesh, int]:
         ValueError: as `restore_state`, or the mesh does not fit the devices at hand.
     """
     set_up(config.compile_cache)
+    start(config.distributed)
     check_platform(config.platform)
     mesh = make_mesh(config.mesh)
     preflight(config, mesh)

@@ -10,7 +10,6 @@ checkpoints/     see train/checkpoint.py
 
 import json
 import shutil
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from etils import epath
 
 from data import Corpus, Tokenizer
 from data.command_line import flatten, load_config
+from parallel import check_shared, exchange, name_of
 
 # Fields of `model` and `data` that may change between restarts: neither parameters nor the order of examples follow.
 _FREE = {f"model.{field}" for field in ("dropout", "dtype", "remat", "scan_unroll")} | {
@@ -48,17 +48,16 @@ def _listed(differences: dict[str, tuple[Any, Any]]) -> str:
     return "\n".join(f"  config.{key}: {old!r} there, {new!r} now" for key, (old, new) in differences.items())
 
 
-def check_workdir(workdir: epath.Path, config: Any, log: Callable[[str], None], *, writes: bool) -> None:
+def check_workdir(workdir: epath.Path, config: Any, log: Callable[[str], None]) -> None:
     """Checks, writing nothing that stays, that this config can start or continue a run here.
 
     Args:
         workdir: the run's directory.
         config: the config of this start.
         log: is told which fields changed.
-        writes: whether this process writes the run's files, and so tries whether it can.
 
     Raises:
-        ValueError: a run of a different model or data is here, or what is here is no run.
+        ValueError: a run of a different model or data is here, what is here is no run, or the hosts do not share it.
         OSError: the directory cannot be written to.
     """
     path = workdir / "config.json"
@@ -73,15 +72,7 @@ def check_workdir(workdir: epath.Path, config: Any, log: Callable[[str], None], 
             log(f"Changed since the last start: config.{key}: {old!r} -> {new!r}")
     elif workdir.exists() and any(not child.name.startswith(".") for child in workdir.iterdir()):
         raise ValueError(f"--workdir={workdir} is not empty and holds no run (no config.json); use another directory")
-    if not writes:
-        return
-    probe = workdir / f".probe-{uuid.uuid4().hex}"
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        probe.write_text("x" * 4096)
-        probe.unlink()
-    except OSError as error:
-        raise OSError(f"cannot write to --workdir={workdir}: {error}") from error
+    check_shared(workdir)
 
 
 def check_restorable(workdir: epath.Path, config: Any) -> None:
@@ -136,6 +127,24 @@ def check_same_corpus(workdir: epath.Path, corpus: Corpus) -> None:
             raise ValueError(
                 f"--workdir={workdir} was trained on another corpus than {corpus.directory}: {fact} was {there[fact]}, "
                 f"now it is {now[fact]}; use another --workdir, or the data of the run"
+            )
+
+
+def check_equal_corpora(corpus: Corpus) -> None:
+    """Checks that all processes have the same corpus, where hosts have prepared their own.
+
+    Raises:
+        ValueError: it names the processes whose tokenizer or tokens differ from those of process 0.
+    """
+    facts = corpus_facts(corpus)
+    hashes = {fact: facts[fact] for fact in ("tokenizer_sha256", "tokens_sha256")}
+    all_hashes = [json.loads(said) for said in exchange("corpus", json.dumps(hashes))]
+    for fact in hashes:
+        other = [i for i, theirs in enumerate(all_hashes) if theirs[fact] != all_hashes[0][fact]]
+        if other:
+            raise ValueError(
+                f"{fact} of the prepared data differs: {', '.join(name_of(i) for i in other[:8])} from {name_of(0)}; "
+                "give all hosts the same config.data.path, or one config.data.dir that they share"
             )
 
 

@@ -1,0 +1,339 @@
+"""Several real processes that are one run: gloo over loopback, with parallel.launch."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from parallel import DistributedConfig
+from parallel.distributed import find_place
+from tests.test_resume import curves, wait_for, write_config
+from train import fit
+from train.metrics import read_metrics
+
+ROOT = Path(__file__).parents[1]
+TIMEOUT_S = 8  # config.distributed.timeout_s of these runs
+
+
+def launch(num_processes: int, devices: int, *command: str, grace_s: float = 60.0) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "parallel.launch", f"--num-processes={num_processes}"]
+        + [f"--devices-per-process={devices}", f"--grace-s={grace_s}", "--", "python", *command],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def output(process: subprocess.Popen[str]) -> str:
+    try:
+        return process.communicate(timeout=150)[0]
+    finally:
+        process.kill()
+
+
+def training(file: Path, workdir: Path, *overrides: str) -> list[str]:
+    return ["-m", "train", f"--config={file}", f"--workdir={workdir}", *overrides]
+
+
+def losses(workdir: Path) -> dict[int, float]:
+    return {record["step"]: record["loss"] for record in read_metrics(workdir) if "loss" in record}
+
+
+# Finding one's place, without any process.
+
+SLURM = {
+    "SLURM_JOB_ID": "1234",
+    "SLURM_STEP_NODELIST": "node[003-004]",
+    "SLURM_NTASKS": "4",
+    "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "1",
+}
+OPEN_MPI = {
+    "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911",
+    "OMPI_COMM_WORLD_SIZE": "2",
+    "OMPI_COMM_WORLD_RANK": "1",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+}
+LAUNCH = {"PALMETTE_COORDINATOR": "127.0.0.1:7001", "PALMETTE_NUM_PROCESSES": "3", "PALMETTE_PROCESS_ID": "2"}
+BY_HAND = {"coordinator": "host7", "num_processes": 2, "process_id": 1}
+
+
+@pytest.mark.parametrize(
+    ("environment", "fields", "place"),
+    [
+        ({}, {}, None),
+        (LAUNCH, {}, ("127.0.0.1:7001", 3, 2, None)),
+        (LAUNCH, {"coordinator": "host7", "port": 9000, "process_id": 0}, ("host7:9000", 3, 0, None)),
+        ({}, BY_HAND, ("host7:8476", 2, 1, None)),
+        (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "2(x2)"}, {}, ("node003:8476", 4, 3, [1])),
+        (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "1(x4)"}, {}, ("node003:8476", 4, 3, None)),
+        (SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, {}, None),
+        (OPEN_MPI, {"port": 7000}, ("10.96.0.1:7000", 2, 1, [1])),
+        (OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, {}, ("10.96.0.1:8476", 2, 1, None)),
+    ],
+)
+def test_place_by_config_launcher_or_cluster(environment, fields, place, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("JAX_COORDINATOR_PORT", raising=False)
+    monkeypatch.setattr(os, "environ", {"PATH": os.environ["PATH"]} | environment)
+    found = find_place(DistributedConfig(**fields))
+    seen = found and (found.coordinator, found.num_processes, found.process_id, found.local_device_ids)
+    assert seen == place
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"num_processes": 2}, "coordinator='', num_processes=2, process_id=None do not make a place"),
+        ({**BY_HAND, "process_id": 2}, "process_id=2 do not make a place"),
+        ({"timeout_s": 0}, "timeout_s=0 must be at least 1"),
+        ({"port": 70000}, "port=70000 from 0 to 65535"),
+    ],
+)
+def test_an_impossible_place_is_an_error(fields, said, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "environ", {})
+    with pytest.raises(ValueError, match=re.escape(said)):
+        find_place(DistributedConfig(**fields))
+
+
+def test_a_single_process_starts_nothing():
+    """No backend and no thread; in a process of its own, for here JAX has long begun."""
+    program = (
+        "import parallel, threading; parallel.start(); from jax._src import xla_bridge; import jax; "
+        "print(xla_bridge.backends_are_initialized(), jax.distributed.is_initialized(), threading.active_count())"
+    )
+    said = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["False", "False", "1"]
+
+
+# What the processes say to one another.
+
+TOGETHER = """
+import os, pathlib, time, jax
+from etils import epath
+from parallel import DistributedConfig, barrier, check_shared, ends_together, exchange, in_turns, start
+with ends_together():
+    start(DistributedConfig(timeout_s=30))
+    me = jax.process_index()
+    print("exchanged", exchange("squares", str(me * me)))
+    order = exchange("turn", in_turns("turn", lambda: str(time.monotonic())))
+    print("turns", float(order[0]) < min(map(float, order[1:])))
+    folder = epath.Path(FOLDER)
+    check_shared(folder / "one")
+    print("shared", sorted(path.name for path in (folder / "one").iterdir()))
+    try:
+        check_shared(folder / str(min(me, 1)))
+    except ValueError as error:
+        print(error)
+    if me != 1:
+        try:
+            barrier("lunch", 1.0)
+        except TimeoutError as error:
+            print(error)
+    else:
+        time.sleep(2)
+    if me == 1:
+        raise ValueError("there is no soup")
+    time.sleep(60)
+"""
+
+
+def test_processes_agree_wait_and_fail_together(tmp_path: Path):
+    process = launch(3, 1, "-c", TOGETHER.replace("FOLDER", repr(str(tmp_path))))
+    said = output(process)
+    lines = said.splitlines()
+    host = re.search(r"process 1 on (\S+)", said)[1]
+    for i in range(3):
+        assert f"[{i}] exchanged ['0', '1', '4']" in lines
+        assert f"[{i}] turns True" in lines
+        assert f"[{i}] shared []" in lines
+        unseen = f"--workdir={tmp_path}/{min(i, 1)} is not shared: process 0 on {host} does not see what"
+        assert any(unseen in line and f"process 1 on {host}, process 2 on {host}" in line for line in lines)
+    for i in (0, 2):
+        late = f"barrier 'lunch': after 1 s 1 of 3 processes have not come: process 1 on {host}"
+        assert f"[{i}] {late}" in lines
+        assert f"[{i}] error: process 1 on {host} failed: there is no soup" in lines
+    assert "[1] error: there is no soup" in lines
+    assert process.returncode == 2
+    assert "terminate" not in said
+
+
+def test_a_start_without_all_processes_says_who_is_missing(tmp_path: Path):
+    program = "import parallel; parallel.start(parallel.DistributedConfig(num_processes=3, timeout_s=2))"
+    process = launch(2, 1, "-c", f"{program}")
+    said = output(process)
+    assert process.returncode == 1
+    for i in range(2):
+        assert "ValueError: only 2 of 3 processes started within" in said
+        assert f"missing: process 2; this is process {i} on " in said
+    assert "Run on every worker" in said
+
+
+def test_a_wrong_number_of_devices_says_what_was_seen():
+    program = "import parallel; parallel.start(parallel.DistributedConfig(num_devices=8, timeout_s=20))"
+    process = launch(2, 2, "-c", f"with __import__('parallel').ends_together(): exec({program!r})")
+    said = output(process)
+    assert process.returncode != 0
+    assert (
+        "config.distributed.num_devices=8, but JAX sees 4 devices (2 of them here) in 2 processes; by process: 0 ("
+        in said
+    )
+
+
+# Training.
+
+
+@pytest.fixture(scope="module")
+def setting(corpus_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A config file, and a run of it on one device."""
+    from tests.conftest import tiny_config
+
+    config = tiny_config(corpus_directory)
+    config.train.update(steps=12, checkpoint_every=6, eval_every=0)
+    config.model.update(num_layers=1)
+    config.sample.prompts = ()
+    config.distributed.timeout_s = TIMEOUT_S
+    directory = tmp_path_factory.mktemp("distributed")
+    file = write_config(config, directory / "config.json")
+    config.mesh.update(data=1, allow_idle=True)
+    fit(config, directory / "one")
+    return file, directory / "one"
+
+
+@pytest.fixture(scope="module")
+def four(setting: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run on four processes, parameters and heads divided over them."""
+    workdir = tmp_path_factory.mktemp("four") / "run"
+    process = launch(4, 1, *training(setting[0], workdir, "--config.mesh.fsdp=2", "--config.mesh.tensor=2"))
+    assert (output(process), process.returncode)[1] == 0
+    return workdir
+
+
+def test_four_processes_train_as_one_device(setting, four: Path):
+    assert losses(four) == pytest.approx(losses(setting[1]), rel=1e-6)
+    assert sorted(path.name for path in four.iterdir()) == sorted(path.name for path in setting[1].iterdir())
+
+
+def test_two_processes_of_two_devices_train_as_one_device(setting, tmp_path: Path):
+    process = launch(2, 2, *training(setting[0], tmp_path / "run", "--config.mesh.fsdp=2", "--config.train.steps=6"))
+    said = output(process)
+    assert process.returncode == 0, said
+    expected = {step: loss for step, loss in losses(setting[1]).items() if step <= 4}  # the learning rate's end differs
+    assert {step: loss for step, loss in losses(tmp_path / "run").items() if step <= 4} == pytest.approx(
+        expected, rel=1e-4
+    )
+
+
+def children(process: subprocess.Popen[str]) -> list[int]:
+    """The launched processes, in their order."""
+    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return sorted(map(int, found))
+
+
+def test_a_killed_process_is_named_and_the_same_command_continues(setting, four: Path, tmp_path: Path):
+    command = training(setting[0], tmp_path, "--config.mesh.fsdp=2", "--config.mesh.tensor=2")
+    process = launch(4, 1, *command)
+    wait_for(lambda: (tmp_path / "metrics.jsonl").exists() and len(losses(tmp_path)) >= 1)
+    os.kill(children(process)[2], signal.SIGKILL)
+    killed = time.monotonic()
+    said = output(process)
+    assert time.monotonic() - killed < 2 * TIMEOUT_S + 10  # heartbeats come every half time-out
+    assert process.returncode == 137
+    assert "launch: process 2 (pid " in said
+    assert "was killed by SIGKILL" in said
+    for i in (0, 1, 3):
+        assert re.search(rf"\[{i}\] error: process 2 on \S+ died or was silent for {TIMEOUT_S} s", said), said
+    assert "launch: killing" not in said  # they ended by themselves
+    process = launch(4, 1, *command)
+    said = output(process)
+    assert process.returncode == 0, said
+    assert curves(tmp_path) == curves(four)
+
+
+RESTORE = """
+import jax, sys
+from jax.sharding import NamedSharding, PartitionSpec
+from etils import epath
+from data.command_line import load_config
+from parallel import make_mesh, start
+from train.inspect import tree_sha256
+from train.restore import restore_state
+config = load_config(sys.argv[1])
+start(config.distributed)
+config.mesh.fsdp = jax.device_count()
+config.mesh.data = 1
+mesh = make_mesh(config.mesh)
+state = restore_state(config, epath.Path(sys.argv[2]), mesh)
+whole = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))(state)
+print("restored", int(state.step), tree_sha256(whole))
+"""
+
+
+def test_any_number_of_processes_restores_the_same_bits(four: Path, tmp_path: Path):
+    """Parameters, moments and the step; what four processes saved is what one process finds in the files."""
+    seen = set()
+    for count in (4, 2, 1):
+        process = launch(count, 1, "-c", RESTORE, str(four / "config.json"), str(four))
+        said = output(process)
+        assert process.returncode == 0, said
+        seen |= set(re.findall(r"restored \d+ \w+", said))
+    assert len(seen) == 1
+    assert seen.pop().startswith("restored 12 ")
+
+
+@pytest.mark.parametrize("count", [2, 1])
+def test_fewer_processes_continue_the_curve(four: Path, setting, tmp_path: Path, count: int):
+    workdir = tmp_path / "run"
+    shutil.copytree(four, workdir)
+    shutil.rmtree(workdir / "checkpoints" / "12")
+    process = launch(count, 1, *training(setting[0], workdir, f"--config.mesh.fsdp={count}"))
+    said = output(process)
+    assert process.returncode == 0, said
+    assert "continuing at step 6 of 12" in said
+    assert losses(workdir) == pytest.approx(losses(four), rel=1e-5)
+
+
+@pytest.mark.parametrize("to", ["launch", "process 1"])
+def test_a_signal_stops_all_processes_at_one_step(setting, tmp_path: Path, to: str):
+    """Ctrl-C comes to all at once; a cloud's SIGTERM perhaps to one host alone."""
+    process = launch(2, 1, *training(setting[0], tmp_path, "--config.train.steps=100000"))
+    wait_for(lambda: (tmp_path / "metrics.jsonl").exists() and len(losses(tmp_path)) >= 3)
+    if to == "launch":
+        process.send_signal(signal.SIGINT)
+    else:
+        os.kill(children(process)[1], signal.SIGTERM)
+    said = output(process)
+    assert process.returncode == (130 if to == "launch" else 143), said
+    (step,) = re.findall(r"Saved step (\d+) in", said)
+    assert max(losses(tmp_path)) == int(step)
+    assert max(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == int(step)
+    assert "Traceback" not in said
+    assert "killing" not in said
+
+
+def test_hosts_with_other_data_are_named(config: ConfigDict, monkeypatch: pytest.MonkeyPatch):
+    import train.workdir
+    from data import prepare
+
+    corpus = prepare(config.data)
+    monkeypatch.setattr(train.workdir, "name_of", lambda i: f"process {i} on host{i}")
+
+    def exchange(name: str, value: str) -> list[str]:
+        other = json.loads(value)
+        other["tokens_sha256"]["train"] = "0"
+        return [value, value, json.dumps(other)]
+
+    monkeypatch.setattr(train.workdir, "exchange", exchange)
+    with pytest.raises(
+        ValueError, match="tokens_sha256 of the prepared data differs: process 2 on host2 from process 0"
+    ):
+        train.workdir.check_equal_corpora(corpus)
