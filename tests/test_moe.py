@@ -351,7 +351,9 @@ def test_experts_stay_on_their_devices(moe_config: ConfigDict, capacity: float, 
     batch = shard_batch(padded_batch(moe_config), mesh)
     lower = on_mesh(step.__wrapped__.lower, mesh, rules_of(moe_config))  # pyright: ignore[reportFunctionMemberAccess]
     text = lower(abstract_state(moe_config, mesh), batch).compile().as_text()
-    moved = re.findall(r"= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)\(", text)
+    lines = [line for line in text.splitlines() if "replica_groups={{0},{1}" not in line]  # sums of one device each
+    kind = r"= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)\("
+    moved = re.findall(kind, "\n".join(lines))
     assert {kind for _, kind in moved} == kinds
     assert [shapes for shapes, _ in moved if re.search(r"\b24\b", shapes)] == []
 
@@ -437,7 +439,9 @@ def test_the_bias_evens_out_the_loads_of_a_lopsided_router(config: ConfigDict):
     params["w_router"] = params["w_router"].at[0].add(jnp.array([3.0, 0.0, 0.0, -1.0]))
     params["router_bias"] = jnp.zeros(E)
     segment_ids_BT = np.ones((8, 64), np.int32)
-    optimizer = make_optimizer(configure(config))
+    config = configure(config)
+    config.model.balance_bias_rate = 0.005
+    optimizer = make_optimizer(config)
 
     @jax.jit
     def update(params, state):
@@ -447,7 +451,7 @@ def test_the_bias_evens_out_the_loads_of_a_lopsided_router(config: ConfigDict):
         return jax.tree.map(jnp.add, params, updates), state, jnp.max(load_E) / jnp.mean(load_E)
 
     state, loads = optimizer.init(params), []
-    for _ in range(60):
+    for _ in range(200):
         params, state, load = update(params, state)
         loads.append(float(load))
     assert loads[0] > 1.7  # 2 would be expert 0 in every token's choice
@@ -480,10 +484,12 @@ def test_muon_makes_each_experts_update_nearly_orthogonal(config: ConfigDict):
     params = {"layers": {"moe": {"w_in": jnp.zeros((2, 3, 4, 8)), "w_out": jnp.zeros((2, 3, 8, 4))}}}
     grads = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(leaf.shape[-1]), leaf.shape), params)
     updates: Any = optimizer.update(grads, optimizer.init(params), params)[0]
-    for update in jax.tree.leaves(updates):
+    for name, update in updates["layers"]["moe"].items():
         singular = np.linalg.svd(np.asarray(update).reshape(6, *update.shape[2:]), compute_uv=False)
+        if name == "w_in":
+            singular /= math.sqrt(8 / 4)  # Optax scales by the root of outputs over inputs where that is above 1
         assert singular.min() > 0.6
-        assert singular.max() < 1.5
+        assert singular.max() < 1.3
 
 
 # ---- errors
