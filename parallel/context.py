@@ -172,12 +172,31 @@ class Softmax(NamedTuple):
     out_BKGTH: Array
 
 
+# Chunks are chosen and put back by selection: it keeps the heads divided over "tensor" as they are, where an
+# indexed update of zeros, which are divided over nothing, would have the compiler gather them (on TPU it did).
 def _at(tree: Any, i: Any) -> Any:
-    return jax.tree.map(lambda x: x[i], tree)
+    """The early chunk (0) or the late one (1)."""
+    return jax.tree.map(lambda x: x[i] if isinstance(i, int) else jnp.where(i == 0, x[0], x[1]), tree)
 
 
-def _put(tree: Any, i: Any, new: Any) -> Any:
-    return jax.tree.map(lambda x, new: x.at[i].set(new), tree, new)
+def _choose(pair: list[Any], i: Any) -> Any:
+    return pair[i] if isinstance(i, int) else jax.tree.map(lambda early, late: jnp.where(i == 0, early, late), *pair)
+
+
+def _put(pair: list[Any], i: Any, new: Any) -> list[Any]:
+    """The pair of chunks with another early (0) or late one (1)."""
+    if isinstance(i, int):
+        return [new if i == j else old for j, old in enumerate(pair)]
+    return [jax.tree.map(lambda old, new, j=j: jnp.where(i == j, new, old), old, new) for j, old in enumerate(pair)]
+
+
+def _add(pair: list[Any], i: Any, new: Array) -> list[Any]:
+    """The pair of chunks with `new` added to one of them; None is nothing yet."""
+    if isinstance(i, int):
+        parts = [new if i == j else None for j in (0, 1)]
+    else:
+        parts = [jnp.where(i == j, new, 0.0) for j in (0, 1)]
+    return [x if part is None else part if x is None else x + part for x, part in zip(pair, parts, strict=True)]
 
 
 def _chunks(x: Any) -> Any:
@@ -212,12 +231,15 @@ def _round(k_BSKH: Array, v_BSKH: Array, where: Any, window: int) -> Iterator[tu
     kv_22BSKH = jnp.stack(_chunks((k_BSKH, v_BSKH)), axis=1)  # as one array: one message a step
     # Positions and segment ids are small: all shards get all of them at once.
     where_C22BS = jax.lax.all_gather(jnp.stack(_chunks(tuple(where[2:])), axis=1), AXIS)
+    steps = ring_steps(k_BSKH.shape[1] // 2, num_shards, window)
+    # Put in the order of the steps once, for all of them.
+    where_22BS_of_step = where_C22BS[(me - np.array([step.shift for step in steps])) % num_shards]
     place = 0
-    for step in ring_steps(k_BSKH.shape[1] // 2, num_shards, window):
+    for number, step in enumerate(steps):
         if step.shift:
             kv_22BSKH = _send(kv_22BSKH, step.shift - place)
             place = step.shift
-        yield step, kv_22BSKH, where_C22BS[(me - step.shift) % num_shards]
+        yield step, kv_22BSKH, where_22BS_of_step[number]
 
 
 def _pairs(step: Step) -> list[tuple[Any, Any]]:
@@ -250,36 +272,42 @@ _einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 def _forward(window: int, soft_cap: float, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, where: Any) -> Any:
     """The shard's part of the output, and log-sum-exp (B, T, K, G) of its logits."""
-    (B, T, N, H), K = q_BTNH.shape, k_BSKH.shape[2]
-    queries = _queries(q_BTNH, K, where)
-    shape = (2, B, K, N // K, T // 2)
-    sums = Softmax(*(jnp.full(s, fill, jnp.float32) for s, fill in ((shape, MASKED), (shape, 0.0), ((*shape, H), 0.0))))
+    queries = _queries(q_BTNH, k_BSKH.shape[2], where)
+    sums: list[Any] = [None, None]
 
     for step, kv_22BSKH, where_22BS in _round(k_BSKH, v_BSKH, where, window):
         for i, j in _pairs(step):
-            (k, v), chunk = kv_22BSKH[j], _at(queries, i)
-            logits_BKGTS, mask = _logits(chunk, k, where_22BS[j], window, soft_cap)
-            sums = _put(sums, i, _attend(_at(sums, i), logits_BKGTS, mask, v))
+            (k, v), chunk = _at(kv_22BSKH, j), _at(queries, i)
+            logits_BKGTS, mask = _logits(chunk, k, _at(where_22BS, j), window, soft_cap)
+            before = None if None in sums else _choose(sums, i)  # the first two pairs are the first of each chunk
+            sums = _put(sums, i, _attend(before, logits_BKGTS, mask, v))
 
+    out_BTNH, lse_BTKG = (jnp.concatenate(x, axis=1) for x in zip(*map(_finished, sums), strict=True))
+    return out_BTNH.reshape(q_BTNH.shape).astype(v_BSKH.dtype), lse_BTKG
+
+
+def _finished(sums: Softmax) -> tuple[Array, Array]:
+    """Output (B, T, K, G, H) and log-sum-exp (B, T, K, G) of a chunk."""
     total = jnp.where(sums.total_BKGT > 0, sums.total_BKGT, 1.0)
-    out_2BTNH = jnp.moveaxis(sums.out_BKGTH / total[..., None], 4, 2).reshape(2, B, T // 2, N, H)
-    lse_2BTKG = jnp.moveaxis(sums.max_BKGT + jnp.log(total), 4, 2)
-    return _joined(out_2BTNH).astype(v_BSKH.dtype), _joined(lse_2BTKG)
+    out_BKGTH, lse_BKGT = sums.out_BKGTH / total[..., None], sums.max_BKGT + jnp.log(total)
+    return jnp.moveaxis(out_BKGTH, 3, 1), jnp.moveaxis(lse_BKGT, 3, 1)
 
 
-def _attend(sums: Softmax, logits_BKGTS: Array, mask: Array, v_BSKH: Array) -> Softmax:
-    """Takes a further chunk of keys into the softmax."""
+def _attend(sums: Softmax | None, logits_BKGTS: Array, mask: Array, v_BSKH: Array) -> Softmax:
+    """Takes a chunk of keys into the softmax; None is one of no keys yet."""
     logits_BKGTS = jnp.where(mask, logits_BKGTS, MASKED)
-    max_BKGT = jnp.maximum(sums.max_BKGT, jnp.max(logits_BKGTS, axis=-1))
+    max_BKGT = jnp.max(logits_BKGTS, axis=-1)
+    if sums is not None:
+        max_BKGT = jnp.maximum(sums.max_BKGT, max_BKGT)
     # Masked again: in a row that has seen nothing yet the logits equal their maximum.
     probs_BKGTS = jnp.where(mask, jnp.exp(logits_BKGTS - max_BKGT[..., None]), 0.0)
-    shrink_BKGT = jnp.exp(sums.max_BKGT - max_BKGT)
+    total_BKGT = jnp.sum(probs_BKGTS, axis=-1)
     out_BKGTH = _einsum("BKGTS,BSKH->BKGTH", probs_BKGTS.astype(v_BSKH.dtype), v_BSKH)
-    return Softmax(
-        max_BKGT,
-        sums.total_BKGT * shrink_BKGT + jnp.sum(probs_BKGTS, axis=-1),
-        sums.out_BKGTH * shrink_BKGT[..., None] + out_BKGTH,
-    )
+    if sums is not None:
+        shrink_BKGT = jnp.exp(sums.max_BKGT - max_BKGT)
+        total_BKGT += sums.total_BKGT * shrink_BKGT
+        out_BKGTH += sums.out_BKGTH * shrink_BKGT[..., None]
+    return Softmax(max_BKGT, total_BKGT, out_BKGTH)
 
 
 def _backward(
@@ -298,25 +326,26 @@ def _backward(
     delta_BTN = jnp.sum(dout_BTNH.astype(jnp.float32) * out_BTNH.astype(jnp.float32), axis=-1)
     later = (dout_BTNH.reshape(B, T, K, N // K, H), lse_BTKG, delta_BTN.reshape(lse_BTKG.shape))
     queries, later = _queries(q_BTNH, K, where), _chunks(later)
-    dq_2BTKGH = jnp.zeros(queries.q_BTKGH.shape, jnp.float32)
-    nothing = jnp.zeros((2, 2, B, T // 2, K, H), jnp.float32)
-    own = away = nothing  # gradients of the shard's keys and values, and of those that are here from elsewhere
+    dq: list[Any] = [None, None]
+    own = away = None  # gradients of the shard's keys and values, and of those that are here from elsewhere
     place = 0
 
     for step, kv_22BSKH, where_22BS in _round(k_BSKH, v_BSKH, where, window):
-        dkv_22BSKH = _send(away, step.shift - place) if place else nothing
+        dkv: list[Any] = [None, None] if away is None else list(_send(away, step.shift - place))
         for i, j in _pairs(step):
-            dq, dkv = _block_gradients(_at(queries, i), _at(later, i), kv_22BSKH[j], where_22BS[j], window, soft_cap)
-            dq_2BTKGH = dq_2BTKGH.at[i].add(dq)
-            dkv_22BSKH = dkv_22BSKH.at[j].add(dkv)
+            kv, kv_where = _at(kv_22BSKH, j), _at(where_22BS, j)
+            dq_BTKGH, dkv_2BSKH = _block_gradients(_at(queries, i), _at(later, i), kv, kv_where, window, soft_cap)
+            dq, dkv = _add(dq, i, dq_BTKGH), _add(dkv, j, dkv_2BSKH)
+        summed_22BSKH = jnp.stack([jnp.zeros_like(dkv[0]) if x is None else x for x in dkv])
         if step.shift == 0:
-            own = dkv_22BSKH
+            own = summed_22BSKH
         else:
-            away, place = dkv_22BSKH, step.shift
+            away, place = summed_22BSKH, step.shift
 
-    if place:
+    assert own is not None
+    if away is not None:
         own += _send(away, jax.lax.axis_size(AXIS) - place)
-    dq_BTNH = _joined(dq_2BTKGH).reshape(q_BTNH.shape) * H**-0.5
+    dq_BTNH = jnp.concatenate(dq, axis=1).reshape(q_BTNH.shape) * H**-0.5
     dk_BSKH, dv_BSKH = _joined(own[:, 0]), _joined(own[:, 1])
     return dq_BTNH.astype(q_BTNH.dtype), dk_BSKH.astype(k_BSKH.dtype), dv_BSKH.astype(v_BSKH.dtype)
 
