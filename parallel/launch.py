@@ -3,9 +3,9 @@ r"""Runs a command as several processes on this machine, for tests and trials.
 python -m parallel.launch --num-processes 4 --devices-per-process 2 -- \
     python -m train --config configs/tiny.py --workdir runs/four
 
-Each process has its own simulated CPU devices and finds the others over loopback; JAX sums between them with gloo. Lines
-of output begin with the number of their process. Ctrl-C and SIGTERM are passed on to all processes, so that they save
-and end; when one process dies, the others are given time to end by themselves, and are then killed.
+Each process has its own simulated CPU devices and finds the others over loopback; JAX sums between them with gloo.
+Lines of output begin with the number of their process. Ctrl-C and SIGTERM are passed on to all processes, so that they
+save and end; when one process dies, the others are given time to end by themselves, and are then killed.
 """
 
 import argparse
