@@ -125,7 +125,12 @@ def _pass_on(processes: Sequence[subprocess.Popen[str]]) -> tuple[list[int], Cal
                 process.send_signal(number)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    return came, lambda: [signal.signal(number, handler) for number, handler in before.items()] and None
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    return came, restore
 
 
 def _wait(processes: Sequence[subprocess.Popen[str]], grace_s: float, asked: list[int]) -> int | None:
