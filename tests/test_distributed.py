@@ -21,7 +21,7 @@ from train import fit
 from train.metrics import read_metrics
 
 ROOT = Path(__file__).parents[1]
-TIMEOUT_S = 12  # config.distributed.timeout_s of these runs
+TIMEOUT_S = 12  # config.distributed.timeout_s of the run whose process is killed; the others wait for busy machines
 
 
 def launch(num_processes: int, devices: int, *command: str, grace_s: float = 60.0) -> subprocess.Popen[str]:
@@ -205,7 +205,6 @@ def setting(corpus_directory: Path, tmp_path_factory: pytest.TempPathFactory) ->
     config.train.update(steps=12, checkpoint_every=6, eval_every=0)
     config.model.update(num_layers=1)
     config.sample.prompts = ()
-    config.distributed.timeout_s = TIMEOUT_S
     directory = tmp_path_factory.mktemp("distributed")
     file = write_config(config, directory / "config.json")
     config.mesh.update(data=1, allow_idle=True)
@@ -243,12 +242,12 @@ def children(process: subprocess.Popen[str]) -> list[int]:
 
 def test_a_killed_process_is_named_and_the_same_command_continues(setting, four: Path, tmp_path: Path):
     command = training(setting[0], tmp_path, "--config.mesh.fsdp=2", "--config.mesh.tensor=2")
-    process = launch(4, 1, *command)
+    process = launch(4, 1, *command, f"--config.distributed.timeout_s={TIMEOUT_S}")
     wait_for(lambda: (tmp_path / "metrics.jsonl").exists() and len(losses(tmp_path)) >= 1)
     os.kill(children(process)[2], signal.SIGKILL)
     killed = time.monotonic()
     said = output(process)
-    assert time.monotonic() - killed < 2 * TIMEOUT_S + 10  # heartbeats come every half time-out
+    assert time.monotonic() - killed < 2 * TIMEOUT_S + 10  # the service looks at its own pace, and a machine is busy
     assert process.returncode == 137
     assert "launch: process 2 (pid " in said
     assert "was killed by SIGKILL" in said
