@@ -1,8 +1,8 @@
 """Several processes as one run: the start, named barriers, and one clear line when a process is gone.
 
 The work is done by `jax.distributed`: its coordination service, which lives in process 0, lets processes find one
-another, keeps a small table of keys and values, holds barriers and notices by heartbeats who died. This module reads the config,
-and turns what the service reports into errors that name processes and hosts.
+another, keeps a small table of keys and values, holds barriers and notices by heartbeats who died. This module
+reads the config, and turns what the service reports into errors that name processes and hosts.
 """
 
 import atexit

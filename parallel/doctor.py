@@ -1,9 +1,9 @@
-"""Looks at the machine before a run does: devices, topology, versions, who holds them, the workdir, and what they reach.
+"""Looks at the machine before a run does: devices, topology, versions, holders, the workdir, and rates.
 
 python -m parallel.doctor --workdir gs://bucket/runs/first
 
-Run it on every worker, or under `python -m parallel.launch`; process 0 prints for all. The exit status is 1 if something is
-wrong, and says so in lines that begin with "WRONG".
+Run it on every worker, or under `python -m parallel.launch`; process 0 prints for all. The exit status is 1 if
+something is wrong, which is said in lines that begin with "WRONG".
 """
 
 import argparse

@@ -3,9 +3,9 @@ r"""Runs a command as several processes on this machine, for tests and trials.
 python -m parallel.launch --num-processes 4 --devices-per-process 2 -- \
     python -m train --config configs/tiny.py --workdir runs/four
 
-Each process has its own simulated CPU devices and finds the others over loopback; JAX sums between them with gloo. Lines
-of output begin with the number of their process. Ctrl-C and SIGTERM are passed on to all processes, so that they save
-and end; when one process dies, the others are given time to end by themselves, and are then killed.
+Each process has its own simulated CPU devices and finds the others over loopback; JAX sums between them with gloo.
+Lines of output begin with the number of their process. Ctrl-C and SIGTERM are passed on to all processes, so that they
+save and end; when one process dies, the others are given time to end by themselves, and are then killed.
 """
 
 import argparse
@@ -125,7 +125,12 @@ def _pass_on(processes: Sequence[subprocess.Popen[str]]) -> tuple[list[int], Cal
                 process.send_signal(number)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    return came, lambda: [signal.signal(number, handler) for number, handler in before.items()] and None
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    return came, restore
 
 
 def _wait(processes: Sequence[subprocess.Popen[str]], grace_s: float, asked: list[int]) -> int | None:

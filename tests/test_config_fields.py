@@ -24,7 +24,8 @@ from data import DataConfig, make_batches, prepare
 from data.command_line import flatten
 from data.sources import SOURCES
 from data.store import fingerprint
-from parallel import make_mesh
+from parallel import DistributedConfig, make_mesh
+from parallel.distributed import find_place
 from tests.helpers import uneven_batch
 from train import fit, init_state, make_train_step
 from train.metrics import read_metrics
@@ -99,6 +100,16 @@ def samples(config: ConfigDict) -> str:
     tokenizer = prepare(config.data).tokenizer
     params = init_state(config, mesh).params
     return str(continue_prompts(config, params, mesh, tokenizer, ["the "]))
+
+
+def place(config: ConfigDict) -> str:
+    """Where the process is to stand among others, or why it cannot."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("JAX_COORDINATOR_PORT", raising=False)
+        try:
+            return str(find_place(DistributedConfig(**config.distributed)))
+        except ValueError as raised:
+            return str(raised)
 
 
 # field -> (another value, what must change with it)
@@ -178,6 +189,12 @@ FIELDS: dict[str, tuple[Any, Callable[..., str]]] = {
     "mesh.allow_idle": (True, error),
     "mesh.rules": ("none such", error),
     "mesh.replaced_rules": ("mlp=", step_program),
+    "distributed.coordinator": ("another", place),
+    "distributed.port": (9000, place),
+    "distributed.num_processes": (3, place),
+    "distributed.process_id": (0, place),
+    "distributed.num_devices": (3, error),
+    "distributed.timeout_s": (0, place),
     "train.objective": ("none such", error),
     "train.steps": (12, run),
     "train.microbatch_rows": (1, step_program),
@@ -194,6 +211,7 @@ FIELDS: dict[str, tuple[Any, Callable[..., str]]] = {
     "sample.top_k": (1, samples),
     "sample.top_p": (0.01, samples),
 }
+_BY_HAND = {"distributed.coordinator": "host", "distributed.num_processes": 2, "distributed.process_id": 1}
 # Where the field acts only beside another.
 BESIDE: dict[str, dict[str, Any]] = {
     "data.tfds_name": {"data.source": "tfds"},
@@ -216,6 +234,10 @@ BESIDE: dict[str, dict[str, Any]] = {
     "model.balance_bias_rate": {"model.num_experts": 4},
     "mesh.allow_idle": {"mesh.data": 4},
     "mesh.context_attention": {"mesh.context": 2},
+    "distributed.coordinator": _BY_HAND,
+    "distributed.port": _BY_HAND,
+    "distributed.num_processes": _BY_HAND,
+    "distributed.process_id": _BY_HAND,
     "train.microbatch_rows": {"data.batch_size": 16},
     "train.eval_batches": {"train.eval_every": 4, "data.batch_size": 8},
     "train.keep_checkpoints": {"train.checkpoint_every": 2},

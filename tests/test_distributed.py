@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,13 +21,15 @@ from train import fit
 from train.metrics import read_metrics
 
 ROOT = Path(__file__).parents[1]
-TIMEOUT_S = 8  # config.distributed.timeout_s of these runs
+TIMEOUT_S = 12  # config.distributed.timeout_s of the run whose process is killed; the others wait for busy machines
 
 
 def launch(num_processes: int, devices: int, *command: str, grace_s: float = 60.0) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "parallel.launch", f"--num-processes={num_processes}"]
-        + [f"--devices-per-process={devices}", f"--grace-s={grace_s}", "--", "python", *command],
+        [
+            *(sys.executable, "-m", "parallel.launch", f"--num-processes={num_processes}"),
+            *(f"--devices-per-process={devices}", f"--grace-s={grace_s}", "--", "python", *command),
+        ],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -129,6 +132,7 @@ with ends_together():
     print("turns", float(order[0]) < min(map(float, order[1:])))
     folder = epath.Path(FOLDER)
     check_shared(folder / "one")
+    barrier("listed")
     print("shared", sorted(path.name for path in (folder / "one").iterdir()))
     try:
         check_shared(folder / str(min(me, 1)))
@@ -151,7 +155,7 @@ def test_processes_agree_wait_and_fail_together(tmp_path: Path):
     process = launch(3, 1, "-c", TOGETHER.replace("FOLDER", repr(str(tmp_path))))
     said = output(process)
     lines = said.splitlines()
-    host = re.search(r"process 1 on (\S+)", said)[1]
+    host = socket.gethostname()
     for i in range(3):
         assert f"[{i}] exchanged ['0', '1', '4']" in lines
         assert f"[{i}] turns True" in lines
@@ -201,7 +205,6 @@ def setting(corpus_directory: Path, tmp_path_factory: pytest.TempPathFactory) ->
     config.train.update(steps=12, checkpoint_every=6, eval_every=0)
     config.model.update(num_layers=1)
     config.sample.prompts = ()
-    config.distributed.timeout_s = TIMEOUT_S
     directory = tmp_path_factory.mktemp("distributed")
     file = write_config(config, directory / "config.json")
     config.mesh.update(data=1, allow_idle=True)
@@ -214,7 +217,8 @@ def four(setting: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -
     """The same run on four processes, parameters and heads divided over them."""
     workdir = tmp_path_factory.mktemp("four") / "run"
     process = launch(4, 1, *training(setting[0], workdir, "--config.mesh.fsdp=2", "--config.mesh.tensor=2"))
-    assert (output(process), process.returncode)[1] == 0
+    said = output(process)
+    assert process.returncode == 0, said
     return workdir
 
 
@@ -224,13 +228,10 @@ def test_four_processes_train_as_one_device(setting, four: Path):
 
 
 def test_two_processes_of_two_devices_train_as_one_device(setting, tmp_path: Path):
-    process = launch(2, 2, *training(setting[0], tmp_path / "run", "--config.mesh.fsdp=2", "--config.train.steps=6"))
+    process = launch(2, 2, *training(setting[0], tmp_path / "run", "--config.mesh.fsdp=2"))
     said = output(process)
     assert process.returncode == 0, said
-    expected = {step: loss for step, loss in losses(setting[1]).items() if step <= 4}  # the learning rate's end differs
-    assert {step: loss for step, loss in losses(tmp_path / "run").items() if step <= 4} == pytest.approx(
-        expected, rel=1e-4
-    )
+    assert losses(tmp_path / "run") == pytest.approx(losses(setting[1]), rel=1e-6)
 
 
 def children(process: subprocess.Popen[str]) -> list[int]:
@@ -241,12 +242,12 @@ def children(process: subprocess.Popen[str]) -> list[int]:
 
 def test_a_killed_process_is_named_and_the_same_command_continues(setting, four: Path, tmp_path: Path):
     command = training(setting[0], tmp_path, "--config.mesh.fsdp=2", "--config.mesh.tensor=2")
-    process = launch(4, 1, *command)
+    process = launch(4, 1, *command, f"--config.distributed.timeout_s={TIMEOUT_S}")
     wait_for(lambda: (tmp_path / "metrics.jsonl").exists() and len(losses(tmp_path)) >= 1)
     os.kill(children(process)[2], signal.SIGKILL)
     killed = time.monotonic()
     said = output(process)
-    assert time.monotonic() - killed < 2 * TIMEOUT_S + 10  # heartbeats come every half time-out
+    assert time.monotonic() - killed < 2 * TIMEOUT_S + 10  # the service looks at its own pace, and a machine is busy
     assert process.returncode == 137
     assert "launch: process 2 (pid " in said
     assert "was killed by SIGKILL" in said
@@ -270,7 +271,7 @@ from train.restore import restore_state
 config = load_config(sys.argv[1])
 start(config.distributed)
 config.mesh.fsdp = jax.device_count()
-config.mesh.data = 1
+config.mesh.update(data=1, tensor=1)
 mesh = make_mesh(config.mesh)
 state = restore_state(config, epath.Path(sys.argv[2]), mesh)
 whole = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))(state)

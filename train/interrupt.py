@@ -7,9 +7,9 @@ from typing import Self
 
 from parallel import is_distributed, publish_once, published
 
-# Steps from the one at which a process saw a signal to the one at which all stop. A host dispatches step n once n - 2 is
-# complete, and a step is complete once all hosts dispatched it: who looks after step s + 3 does so after the process with the
-# signal dispatched s + 1, which it did after publishing.
+# Steps from the one at which a process saw a signal to the one at which all stop. A host goes on from step n once n - 2
+# is complete, and a step is complete once all hosts dispatched it: who looks after step s + 3 does so after the process
+# with the signal dispatched s + 1, which it did after publishing.
 _NOTICE = 3
 
 
