@@ -19,8 +19,8 @@ help:  ## list the targets
 train: $(READY)  ## train configs/tiny.py, or CONFIG=..., with overrides in ARGS=...
 	$(BIN)/python -m train --config $(CONFIG) --workdir $(WORKDIR) $(ARGS)
 
-test: $(READY)  ## run the tests
-	$(BIN)/python -m pytest
+test: $(READY)  ## run the tests; with EXTRAS=dev,tpu ARGS='-m "tpu or not tpu"' also those that compile for TPUs
+	$(BIN)/python -m pytest $(ARGS)
 
 check: lint types test  ## what CI runs: lint, format, types, tests
 

@@ -43,9 +43,9 @@ def row_hashes(batch: dict[str, np.ndarray]) -> list[str]:
     return [hashlib.sha256(b"".join(batch[name][i].tobytes() for name in sorted(batch))).hexdigest() for i in rows]
 
 
-
-
-def run(config: ConfigDict, mesh: jax.sharding.Mesh, state: Any, start: int, count: int) -> tuple[Any, list[float], list[str]]:
+def run(
+    config: ConfigDict, mesh: jax.sharding.Mesh, state: Any, start: int, count: int
+) -> tuple[Any, list[float], list[str]]:
     """Some steps; the losses, and a hash of every row that was seen."""
     step, losses, seen = make_train_step(config, mesh), [], []
     rows = local_rows(mesh, config.data.batch_size)

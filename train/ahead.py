@@ -72,7 +72,12 @@ def compile_and_listen(lowered: jax.stages.Lowered) -> Compiled:
 
     A program from the cache would come without its warnings. XLA writes those to the file descriptor of standard
     error, which Python's `sys.stderr` does not see.
+
+    Raises:
+        ValueError: the environment silences XLA's warnings.
     """
+    if int(os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1")) > 1:
+        raise ValueError(f"TF_CPP_MIN_LOG_LEVEL={os.environ['TF_CPP_MIN_LOG_LEVEL']} hides XLA's warnings; use 1 or 0")
     cached = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
     try:

@@ -1,0 +1,91 @@
+"""What each mesh axis communicates in a step: the textbook, and what XLA compiles for CPUs and for three TPUs.
+
+    JAX_PLATFORMS=cpu XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.bench.collectives
+
+It writes tests/bench/results/collectives.json and docs/collectives.md. Nothing runs, so figures are exact.
+"""
+
+import datetime
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from parallel import MeshConfig, make_mesh
+from parallel.collectives import Total, collectives, totals
+from tests import test_collectives, test_tpu_compile
+from train.ahead import compile_and_listen, lower_step
+from train.budget import budget, totals_of
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "tests" / "bench" / "results" / "collectives.json"
+TABLE = ROOT / "docs" / "collectives.md"
+
+
+def rows_of(name: str, platform: str, config: Any, mesh: Mesh) -> list[dict[str, Any]]:
+    """One row for each kind of collective and axes."""
+    compiled = compile_and_listen(lower_step(config, mesh))
+    measured = totals(collectives(compiled.text, mesh.shape))
+    expected = totals_of(budget(config, mesh, "cpu" if platform == "cpu" else "tpu"))
+    return [
+        {
+            "case": name,
+            "platform": platform,
+            "kind": key[0],
+            "axes": "+".join(key[1]),
+            "expected": [expected.get(key, Total()).tensors, expected.get(key, Total()).bytes],
+            "measured": [measured.get(key, Total()).tensors, measured.get(key, Total()).bytes],
+            "rematerializes": compiled.rematerializes,
+        }
+        for key in sorted(expected.keys() | measured.keys())
+    ]
+
+
+def main() -> list[dict[str, Any]]:
+    """Compiles all cases, writes and prints the table."""
+    rows = []
+    for platform in ("cpu", *test_tpu_compile.TOPOLOGIES):
+        tests = test_collectives if platform == "cpu" else test_tpu_compile
+        cases = tests.CASES if platform == "cpu" else test_tpu_compile.CASES | test_tpu_compile.VARIANTS
+        cases = cases if platform == "cpu" else cases | {"fsdp, full remat": ({"fsdp": 4}, {"model.remat": "full"})}
+        for name, (axes, changes) in cases.items():
+            config = tests.small()
+            config.update_from_flattened_dict(changes)
+            (size,) = axes.values()
+            here = jax.devices()[:size] if platform == "cpu" else test_tpu_compile.devices(platform)
+            mesh = make_mesh(MeshConfig(**{"data": 1, **axes}), devices=here)
+            rows += rows_of(name, platform, config, mesh)
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "libtpu")}
+    result = {"date": datetime.date.today().isoformat(), "versions": versions, "rows": rows}
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+    TABLE.write_text(markdown(result))
+    print(markdown(result))
+    return rows
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The table for the docs."""
+    said = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    lines = [
+        "# Collectives of a train step",
+        "",
+        f"Tensors and bytes of one step: on paper (`train/budget.py`) and as compiled. {result['date']}, {said}.",
+        "",
+        "| case | platform | collective | axes | on paper | compiled | equal |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in result["rows"]:
+        paper, compiled = (f"{row[of][0]} of {row[of][1]:,} bytes" for of in ("expected", "measured"))
+        equal = "yes" if row["expected"] == row["measured"] else "**no**"
+        lines.append(
+            f"| {row['case']} | {row['platform']} | {row['kind']} | {row['axes']} | {paper} | {compiled} | {equal} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

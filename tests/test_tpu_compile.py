@@ -1,0 +1,118 @@
+"""The step compiled for TPUs that are not here: each mesh axis against its textbook count, on three generations.
+
+Sizes are such that a part of each dim fills whole tiles (a multiple of 128): the compiler pads others, and shifts what
+it padded with permutes.
+"""
+
+import functools
+import importlib.util
+import os
+from typing import Any
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs import base
+from parallel import MeshConfig, make_mesh
+from parallel.collectives import Total, collectives, totals
+from train.ahead import Compiled, compile_and_listen, lower_step
+from train.budget import budget, totals_of
+
+pytestmark = [pytest.mark.tpu, pytest.mark.xdist_group("tpu")]
+
+TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
+CASES = {
+    "data": ({"data": 4}, {}),
+    "fsdp": ({"fsdp": 4}, {}),
+    "tensor": ({"tensor": 4}, {}),
+}
+# Once, not for each generation.
+VARIANTS = {
+    "data, 2 microbatches": ({"data": 4}, {"train.microbatch_rows": 1}),
+    "fsdp, 2 microbatches, remat": ({"fsdp": 4}, {"train.microbatch_rows": 1, "model.remat": "projections"}),
+    "fsdp, untied": ({"fsdp": 4}, {"model.tie_embeddings": False}),
+    "tensor, remat": ({"tensor": 4}, {"model.remat": "projections"}),
+}
+
+
+@functools.cache
+def devices(generation: str) -> Any:
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.fail("libtpu is not installed: pip install 'palmette[tpu]', or make test EXTRAS=dev,tpu")
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # there is no metadata server to ask
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # nothing is run, so processes need not take turns
+    from jax.experimental import topologies
+
+    return topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[generation]).devices
+
+
+def small() -> ConfigDict:
+    config = base.get_config()
+    config.model.update(num_layers=3, d_model=512, num_heads=8, num_kv_heads=4, head_dim=32, d_mlp=1536)
+    config.model.update(activation="swiglu", dtype="bfloat16")
+    config.data.update(vocab_size=1024, seq_len=64, batch_size=8)
+    return config
+
+
+@functools.cache
+def case(generation: str, name: str) -> tuple[Compiled, ConfigDict, Any]:
+    axes, changes = (CASES | VARIANTS)[name]
+    config = small()
+    config.update_from_flattened_dict(changes)
+    mesh = make_mesh(MeshConfig(**{"data": 1, **axes}), devices=devices(generation))
+    return compile_and_listen(lower_step(config, mesh)), config, mesh
+
+
+@pytest.mark.parametrize(
+    ("generation", "name"),
+    [(generation, name) for generation in TOPOLOGIES for name in CASES] + [("v5e", name) for name in VARIANTS],
+)
+def test_the_step_has_exactly_the_collectives_of_the_textbook(generation: str, name: str):
+    compiled, config, mesh = case(generation, name)
+    assert totals(collectives(compiled.text, mesh.shape)) == totals_of(budget(config, mesh, "tpu"))
+    assert not compiled.rematerializes, compiled.messages
+
+
+# In bfloat16. A layer's matrices: w_q and w_out 512 x 8 x 32, w_k and w_v 512 x 4 x 32, three of the MLP 512 x 1536.
+MATRICES = 2 * (2 * 512 * 256 + 2 * 512 * 128 + 3 * 512 * 1536)
+TABLE = 2 * 1024 * 512
+NORM = 4 * 512
+RESIDUAL = 2 * 8 * 64 * 512
+TOKENS = 4 * 8 * 64
+
+
+def measured(name: str) -> dict[tuple[str, tuple[str, ...]], Total]:
+    compiled, _, mesh = case("v5e", name)
+    return totals(collectives(compiled.text, mesh.shape))
+
+
+def test_data_in_literal_numbers():
+    """Each gradient once, in the compute dtype; those of norms once, stacked."""
+    expected = Total(3 * 7 + 2 + 3, 3 * MATRICES + 2 * TABLE + 7 * NORM)
+    assert measured("data") == {("all-reduce", ("data",)): expected}
+
+
+def test_fsdp_in_literal_numbers():
+    """A layer's parameters are gathered twice and their gradients scattered once; the head's in float32."""
+    assert measured("fsdp") == {
+        ("all-gather", ("fsdp",)): Total(2 * 3 * 7 + 1, 2 * 3 * MATRICES + TABLE),
+        ("reduce-scatter", ("fsdp",)): Total(3 * 7 + 2, 3 * MATRICES + 3 * TABLE),
+        ("all-reduce", ("fsdp",)): Total(3, 7 * NORM),
+    }
+
+
+def test_tensor_in_literal_numbers():
+    """2 + 2 a layer each way, and 2 inputs gathered again."""
+    assert measured("tensor") == {
+        ("all-gather", ("tensor",)): Total(3 * (2 + 4) + 2, 20 * RESIDUAL),
+        ("reduce-scatter", ("tensor",)): Total(3 * (2 + 2) + 2, 15 * RESIDUAL),
+        ("all-reduce", ("tensor",)): Total(3 + 3, 3 * TOKENS + 7 * NORM),
+    }
+
+
+def test_these_generations_have_no_reduce_scatter_of_their_own():
+    """It is an all-reduce of which a device keeps a slice, so the link carries what an all-reduce does."""
+    for generation in TOPOLOGIES:
+        compiled, _, mesh = case(generation, "fsdp")
+        kinds = {one.kind for one in collectives(compiled.text, mesh.shape, sliced_all_reduce=False)}
+        assert kinds == {"all-gather", "all-reduce"}
