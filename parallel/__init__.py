@@ -30,6 +30,7 @@ from .sharding import local_rows as local_rows
 from .sharding import make_rules as make_rules
 from .sharding import on_mesh as on_mesh
 from .sharding import shard_batch as shard_batch
+from .sharding import sum_over_replicas as sum_over_replicas
 from .sharding import to_host as to_host
 from .sharding import tree_shardings as tree_shardings
 from .shared import check_shared as check_shared

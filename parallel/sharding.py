@@ -187,6 +187,34 @@ def on_mesh(fn: Callable[..., Any], mesh: Mesh, rules: Rules) -> Callable[..., A
     return call
 
 
+def sum_over_replicas(fn: Callable[[Any, Any], Any], rules: Rules) -> Callable[[Any, Any], Any]:
+    """Lets each replica along "data" sum over its own rows, and adds the replicas' sums up once.
+
+    Left to itself, XLA would all-reduce the gradients in every microbatch.
+
+    Args:
+        fn: (params, microbatches (M, B, ...)) -> a tree of sums over the rows; it constrains by logical axes, or by specs
+            without "data".
+        rules: the table of the mesh that is set where the result is called.
+
+    Returns:
+        A function of the same arguments and result.
+    """
+    local_rules = tuple((name, tuple(axis for axis in axes if axis != "data")) for name, axes in rules)
+
+    def local(params: Any, microbatches: Any) -> Any:
+        with nn.logical_axis_rules(local_rules):  # pyright: ignore[reportArgumentType]
+            return jax.lax.psum(fn(params, microbatches), "data")
+
+    return jax.shard_map(
+        local,
+        in_specs=(PartitionSpec(), PartitionSpec(None, "data")),
+        out_specs=PartitionSpec(),
+        axis_names={"data"},
+        check_vma=False,
+    )
+
+
 def to_host(tree: Any) -> Any:
     """Fetches replicated or fully addressable arrays as NumPy, on any number of processes."""
 

@@ -10,7 +10,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from model import Transformer
-from parallel import on_mesh
+from parallel import on_mesh, sum_over_replicas
 
 from .compose import make_model, num_microbatches, rules_of
 from .objective import Objective, make_objective, with_aux
@@ -53,6 +53,8 @@ def make_train_step(config: Any, mesh: Mesh, *, on_trace: Callable[[], None] = l
         sum_grads = make_pipelined_grad_fn(config, mesh, model, objective)
     else:
         sum_grads = make_grad_fn(config, mesh, model, objective)
+    if mesh.shape["data"] > 1 and count > 1:
+        sum_grads = sum_over_replicas(sum_grads, rules_of(config))
 
     def train_step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, dict[str, Array]]:
         on_trace()
@@ -81,7 +83,7 @@ def make_train_step(config: Any, mesh: Mesh, *, on_trace: Callable[[], None] = l
 
 def make_grad_fn(config: Any, mesh: Mesh, model: Transformer, objective: Objective) -> Callable[..., Any]:
     """The function (params, microbatches) -> ((loss, (weight, sums)), gradients), summed over the microbatches."""
-    shardings = param_shardings(config, mesh, of="gradient")
+    specs = jax.tree.map(lambda sharding: sharding.spec, param_shardings(config, mesh, of="gradient"))
     objective = with_aux(objective)
 
     def loss_fn(params: Any, batch: dict[str, Array], keys_B: Array | None) -> Any:
@@ -91,7 +93,7 @@ def make_grad_fn(config: Any, mesh: Mesh, model: Transformer, objective: Objecti
 
     def grad_fn(params: Any, microbatch: Any) -> Any:
         result, grads = jax.value_and_grad(loss_fn, has_aux=True)(params, *microbatch)
-        return result, jax.lax.with_sharding_constraint(grads, shardings)
+        return result, jax.lax.with_sharding_constraint(grads, specs)
 
     def sum_grads(params: Any, microbatches: Any) -> Any:
         first = jax.tree.map(lambda x: x[0], microbatches)
