@@ -145,14 +145,14 @@ def _ring_backward(window: int, soft_cap: float, kept: Any, dout_BTNH: Array) ->
 _ring.defvjp(_ring_forward, _ring_backward)
 
 
-def _on_shards(fn: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
-    """Maps `fn` over the shards of the length; all other axes stay with the compiler.
+def _on_shards(fn: Callable[..., Any], in_specs: Any, out_specs: Any, *more_axes: str) -> Callable[..., Any]:
+    """Maps `fn` over the shards of the length and of `more_axes`; all other axes stay with the compiler.
 
     "stage" is taken along where there are stages and nobody has taken it: `jax.vmap(..., spmd_axis_name="stage")` wants
     to divide its dim over it, which `jax.shard_map` does only with axes that are its own.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    axes = {AXIS} | ({"stage"} - set(mesh.manual_axes) if mesh.shape["stage"] > 1 else set())
+    axes = {AXIS, *more_axes} | ({"stage"} - set(mesh.manual_axes) if mesh.shape["stage"] > 1 else set())
     return jax.shard_map(fn, in_specs=in_specs, out_specs=out_specs, axis_names=axes, check_vma=False)
 
 
@@ -421,18 +421,19 @@ def all_to_all_attention(
         (B, T, N, H), as `attention_fn` gives it.
     """
     shape = jax.sharding.get_abstract_mesh().shape
-    # Split as the mesh axis "tensor" divides them, so that the exchange stays within each of its shards.
+    # Heads are split as the mesh axis "tensor" divides them, and it is mapped over as well: left to the compiler, it
+    # would gather them for the exchange.
     outer = shape["tensor"]
     repeats = kv_repeats(q_BTNH.shape[2], k_BSKH.shape[2], outer * shape[AXIS])
 
-    def grouped(x: Array) -> Array:
+    def grouped(x: Array, outer: int) -> Array:
         return x.reshape(*x.shape[:2], outer, x.shape[2] // outer, x.shape[3])
 
     def on_shard(q: Array, k: Array, v: Array, where: dict[str, Array]) -> Array:
         q, k, v = (jax.lax.all_to_all(x, AXIS, split_axis=3, concat_axis=1, tiled=True) for x in (q, k, v))
         q, k, v = (x.reshape(*x.shape[:2], -1, x.shape[-1]) for x in (q, k, v))
         where = {name: jax.lax.all_gather(x, AXIS, axis=1, tiled=True) for name, x in where.items()}
-        out = grouped(attention_fn(q, k, v, window=window, soft_cap=soft_cap, **where))
+        out = grouped(attention_fn(q, k, v, window=window, soft_cap=soft_cap, **where), 1)
         return jax.lax.all_to_all(out, AXIS, split_axis=1, concat_axis=3, tiled=True)
 
     where = {
@@ -442,5 +443,6 @@ def all_to_all_attention(
         "kv_segment_ids_BS": kv_segment_ids_BS,
     }
     k_BSKH, v_BSKH = (jnp.repeat(x, repeats, axis=2) for x in (k_BSKH, v_BSKH))
-    args = (grouped(q_BTNH), grouped(k_BSKH), grouped(v_BSKH), where)
-    return _on_shards(on_shard, (BY_LENGTH,) * 4, BY_LENGTH)(*args).reshape(q_BTNH.shape)
+    args = (*(grouped(x, outer) for x in (q_BTNH, k_BSKH, v_BSKH)), where)
+    heads = PartitionSpec(None, AXIS, "tensor")
+    return _on_shards(on_shard, (heads, heads, heads, BY_LENGTH), heads, "tensor")(*args).reshape(q_BTNH.shape)
