@@ -6,7 +6,6 @@ it compiled. This reads that program's text; it needs no device.
 
 import dataclasses
 import itertools
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -328,10 +327,9 @@ def device_groups(attributes: str, num_devices: int) -> tuple[tuple[int, ...], .
         groups = re.findall(r"\{([\d, ]*)\}", found[1])
         return tuple(tuple(int(device) for device in group.split(",")) for group in groups if group.strip())
     if found := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes):
-        shape, source, order = (json.loads(f"[{part}]") if part else None for part in found.groups())
-        devices = np.arange(np.prod(source)).reshape(source)
-        devices = devices if order is None else devices.transpose(order)
-        return tuple(tuple(group) for group in devices.reshape(shape).tolist())
+        shape, source, order = (_numbers(part or "") for part in found.groups())
+        devices = np.arange(math.prod(source)).reshape(source).transpose(order or None)
+        return tuple(tuple(group) for group in devices.reshape(-1, shape[-1]).tolist())
     if found := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((.*?)\))? \{([^}]*)\}", attributes):
         return _mesh_groups(*found.groups())
     return (tuple(range(num_devices)),)
@@ -370,10 +368,13 @@ def _device_order(order: str | None, num_devices: int) -> np.ndarray:
     if order is None:
         return np.arange(num_devices)
     if found := re.match(r"\[([\d,]+)\](?:T\(([\d,]+))?", order):
-        shape, transposed = (json.loads(f"[{part}]") if part else None for part in found.groups())
-        devices = np.arange(num_devices).reshape(shape)
-        return (devices if transposed is None else devices.transpose(transposed)).reshape(-1)
-    return np.array([int(device) for device in order.split(",")])
+        shape, transposed = (_numbers(part or "") for part in found.groups())
+        return np.arange(num_devices).reshape(shape).transpose(transposed or None).reshape(-1)
+    return np.array(_numbers(order))
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",") if number]
 
 
 def axes_of(groups: tuple[tuple[int, ...], ...], axis_sizes: Mapping[str, int]) -> tuple[str, ...]:

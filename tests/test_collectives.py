@@ -1,4 +1,4 @@
-"""Collectives read from compiled programs: the reader on literal text, and each mesh axis against its textbook count."""
+"""Collectives of compiled programs: the reader on literal text, and each mesh axis against its textbook count."""
 
 import functools
 
@@ -316,9 +316,9 @@ def test_fsdp_gathers_a_layer_at_a_time():
 
 
 def test_an_involuntary_rematerialization_is_heard():
-    """Reading a table divided both ways, whose rows are looked up for a batch divided by the same axis."""
+    """Looking up rows of a table that is divided both ways by the axes that divide the batch."""
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    table = jax.ShapeDtypeStruct((64, 32), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec("tensor", "fsdp")))
+    table = jax.ShapeDtypeStruct((64, 32), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec("fsdp", "data")))
     tokens = jax.ShapeDtypeStruct((8, 16), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
     wanted = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
     look_up = jax.jit(lambda table, tokens: table[tokens], out_shardings=wanted)

@@ -6,13 +6,13 @@ The counts are those of the papers that the ways of dividing the work come from:
   each microbatch.
 - fsdp: each parameter is gathered for the forward pass and again for the backward one, and its gradient is
   reduce-scattered (ZeRO, Rajbhandari et al. 2020, arXiv:1910.02054, section 7: 3 times the parameters in all, where
-  data parallelism has 2), in each microbatch. What stays whole, such as norms, is all-reduced. Under the rules "zero1" and "zero2"
-  parameters are gathered once, after the update.
+  data parallelism has 2), in each microbatch. What stays whole, such as norms, is all-reduced. Under the rules "zero1"
+  and "zero2" parameters are gathered once, after the update.
 - tensor: a block's two sublayers each all-reduce their output forward and the gradient of their input backward
-  (Megatron-LM, Shoeybi et al. 2019, arXiv:1909.08053, section 3, figures 3 and 4). Where the residual's length is divided
-  too, each all-reduce is a reduce-scatter and an all-gather instead, and the backward pass gathers the sublayers' inputs once more
-  instead of keeping them (Korthikanti et al. 2022, arXiv:2205.05198, section 4.2.2). Embedding and head do as a
-  sublayer; the loss all-reduces the maximum and two sums of each token.
+  (Megatron-LM, Shoeybi et al. 2019, arXiv:1909.08053, section 3, figures 3 and 4). Where the residual's length is
+  divided too, each all-reduce is a reduce-scatter and an all-gather instead, and the backward pass gathers the
+  sublayers' inputs once more instead of keeping them (Korthikanti et al. 2022, arXiv:2205.05198, section 4.2.2).
+  Embedding and head do as a sublayer; the loss all-reduces the maximum and two sums of each token.
 
 Where XLA does otherwise, `Lowering` says how, by platform.
 
