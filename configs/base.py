@@ -93,6 +93,8 @@ def get_config() -> ConfigDict:
     mesh.tensor = 1  # shards of heads, mlp and vocabulary
     mesh.schedule = "1f1b"  # of the stages: gpipe, 1f1b, interleaved or zero_bubble
     mesh.chunks = 1  # interleaved, zero_bubble: pieces of the model that each stage holds
+    mesh.num_slices = 1  # groups of devices that only a slower network joins: TPU slices, GPU hosts
+    mesh.slice_axes = "stage+data+fsdp"  # axes that may cross it, the first as far as it goes
     mesh.allow_idle = False  # accept a mesh smaller than the devices at hand
     mesh.rules = "zero3"  # what fsdp divides: zero1 moments, zero2 gradients too, zero3 parameters too
     mesh.replaced_rules = ""  # rules to replace in parallel/sharding.py, such as "embed=,vocab=fsdp+tensor"

@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 # From the outermost, which may cross slower links, to the innermost, whose devices talk most.
@@ -24,6 +26,8 @@ class MeshConfig:
         expert: shards of the experts.
         context: shards of the sequence.
         tensor: shards of heads, mlp and vocabulary.
+        num_slices: groups of devices that only a slower network joins: slices of TPUs, or hosts of GPUs.
+        slice_axes: axes that may cross between slices, joined by "+"; the first takes as many as divide it.
         allow_idle: accept a mesh smaller than the devices at hand.
     """
 
@@ -33,6 +37,8 @@ class MeshConfig:
     expert: int = 1
     context: int = 1
     tensor: int = 1
+    num_slices: int = 1
+    slice_axes: str = "stage+data+fsdp"
     allow_idle: bool = False
 
 
@@ -76,13 +82,13 @@ def make_mesh(config: MeshConfig | None = None, devices: Sequence[Any] | None = 
 
     Args:
         config: sizes of the axes; a ConfigDict with the same keys will do; None puts all devices on "data".
-        devices: defaults to all of them; on TPU their order follows the topology.
+        devices: defaults to all of them; within a slice their order follows the topology.
 
     Returns:
         A mesh whose axes are all Auto: the compiler propagates shardings from the constraints.
 
     Raises:
-        ValueError: see `axis_sizes`.
+        ValueError: see `axis_sizes`; or the slices are not those at hand, or no axis can cross them.
 
     Example:
         mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
@@ -94,8 +100,66 @@ def make_mesh(config: MeshConfig | None = None, devices: Sequence[Any] | None = 
         config = MeshConfig(**{name: config[name] for name in names})
     devices = list(jax.devices() if devices is None else devices)
     sizes = axis_sizes(config, len(devices))
-    shape = tuple(sizes[axis] for axis in AXES)
-    return jax.make_mesh(shape, AXES, devices=devices[: math.prod(shape)], axis_types=(AxisType.Auto,) * len(AXES))
+    slices = group_slices(devices, config.num_slices)
+    across = slice_sizes(config, sizes)
+    within = tuple(sizes[axis] // across[axis] for axis in AXES)
+    # Axis by axis, first across slices and then within: an axis of 8 over 2 slices has 4 neighbours in each.
+    blocks = np.array(
+        [
+            mesh_utils.create_device_mesh(within, part[: math.prod(within)], allow_split_physical_axes=True)
+            for part in slices
+        ]
+    )
+    blocks = blocks.reshape(*across.values(), *within)
+    order = [place for i in range(len(AXES)) for place in (i, len(AXES) + i)]
+    array = blocks.transpose(order).reshape([sizes[axis] for axis in AXES])
+    return Mesh(array, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def group_slices(devices: Sequence[Any], num_slices: int) -> list[list[Any]]:
+    """The devices of each slice.
+
+    TPUs know their slice. Elsewhere a slice is a run of consecutive devices, so on GPUs a host or several, and on
+    simulated devices whatever was asked for.
+
+    Raises:
+        ValueError: the devices do not make that many slices of equal size.
+    """
+    key = "config.mesh.num_slices"
+    if num_slices < 1 or len(devices) % num_slices:
+        raise ValueError(f"{key}={num_slices} does not divide the {len(devices)} devices; use a divisor of that")
+    if devices[0].platform != "tpu":
+        size = len(devices) // num_slices
+        return [list(devices[i : i + size]) for i in range(0, len(devices), size)]
+    found: dict[int, list[Any]] = {}
+    for device in devices:
+        found.setdefault(getattr(device, "slice_index", 0), []).append(device)
+    if len(found) != num_slices:
+        raise ValueError(f"{key}={num_slices}, but the devices are in {len(found)} slices; use {key}={len(found)}")
+    return [found[index] for index in sorted(found)]
+
+
+def slice_sizes(config: MeshConfig, sizes: Mapping[str, int]) -> dict[str, int]:
+    """How many parts of each axis lie in different slices.
+
+    Raises:
+        ValueError: an unknown axis, or the axes cannot take all slices.
+    """
+    names = [name.strip() for name in config.slice_axes.split("+")]
+    unknown = [name for name in names if name not in AXES]
+    if unknown:
+        raise ValueError(f"config.mesh.slice_axes: {unknown[0]!r} is no mesh axis; use some of {AXES}, joined by '+'")
+    left, across = config.num_slices, {axis: 1 for axis in AXES}  # noqa: C420 - the type of AXES would be a literal's
+    for name in names:
+        across[name] = math.gcd(left, sizes[name])
+        left //= across[name]
+    if left > 1:
+        given = ", ".join(f"config.mesh.{name}={sizes[name]}" for name in names)
+        raise ValueError(
+            f"config.mesh.num_slices={config.num_slices} cannot be divided over config.mesh.slice_axes="
+            f"{config.slice_axes!r} ({given}); make one of them a multiple of {config.num_slices}"
+        )
+    return across
 
 
 def has_accelerator() -> bool:

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from configs import base
 from parallel import AXES, BATCH_AXES, make_mesh, shard_batch
@@ -57,12 +56,12 @@ def name_of(case: dict[str, Any]) -> str:
     return " ".join(f"{key}={value}" for key, value in case.items())
 
 
-def make_config(case: dict[str, Any]) -> ConfigDict:
+def make_config(case: dict[str, Any]) -> Any:
     """A model with what could depend on the split: dropout, biases, odd sizes, grouped heads, a padded vocabulary.
 
     Gradients are not clipped and Adam's eps is far above rounding errors, so that parameters show the gradients.
     """
-    config = base.get_config()
+    config: Any = base.get_config()
     config.model.update(num_layers=4, d_model=32, num_heads=8, num_kv_heads=8, d_mlp=48, dropout=0.1, use_bias=True)
     config.model.update(norm="layernorm", activation="swiglu", qk_norm=True, tie_embeddings=False, vocab_multiple=64)
     config.data.update(vocab_size=300, seq_len=32, batch_size=16)
@@ -78,7 +77,7 @@ def make_config(case: dict[str, Any]) -> ConfigDict:
     return config
 
 
-def kind_of(config: ConfigDict) -> tuple[Any, ...]:
+def kind_of(config: Any) -> tuple[Any, ...]:
     """What two configs with the same result on one device have in common."""
     return (config.model.num_layers, config.model.num_experts, config.model.expert_capacity)
 
@@ -91,7 +90,7 @@ def initial_state(kind: tuple[Any, ...]) -> TrainState:
     return jax.tree.map(np.asarray, init_state(config, one_device()))
 
 
-def steps(config: ConfigDict, mesh: jax.sharding.Mesh) -> tuple[list[float], dict[str, np.ndarray], dict[str, Any]]:
+def steps(config: Any, mesh: jax.sharding.Mesh) -> tuple[list[float], dict[str, np.ndarray], dict[str, Any]]:
     """Losses, first gradients and last parameters."""
     abstract = abstract_state(config, mesh)
     state = jax.tree.map(
@@ -103,18 +102,15 @@ def steps(config: ConfigDict, mesh: jax.sharding.Mesh) -> tuple[list[float], dic
         state, metrics = step(state, shard_batch(uneven_batch(config, i), mesh))
         losses.append(float(metrics["loss"]))
         if i == 0:  # Adam's first moment is (1 - b1) times the gradient
-            scale = 1 - config.optimizer.b1
-            moments = {
-                parameter_name(path): np.asarray(leaf, np.float64) / scale
-                for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state)
-                if ".mu" in jax.tree_util.keystr(path)
-            }
-            gradients = moments
-    parameters = {
-        parameter_name(path): np.asarray(leaf, np.float64)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)
-    }
-    return losses, gradients, parameters
+            moments = {name: leaf for name, leaf in leaves(state.opt_state).items() if "/mu/" in name}
+            gradients = {name: leaf / (1 - config.optimizer.b1) for name, leaf in moments.items()}
+    return losses, gradients, leaves(state.params)
+
+
+def leaves(tree: Any) -> dict[str, np.ndarray]:
+    """Names and float64 values."""
+    paths = jax.tree_util.tree_leaves_with_path(tree)
+    return {parameter_name(path): np.asarray(leaf, np.float64) for path, leaf in paths}
 
 
 @functools.cache

@@ -42,6 +42,10 @@ def step_program(config: ConfigDict) -> str:
         return step.__wrapped__.lower(abstract_state(config, mesh), batch).as_text()  # pyright: ignore
 
 
+def device_order(config: ConfigDict) -> str:
+    return str([device.id for device in make_mesh(config.mesh).devices.flat])
+
+
 def initial_parameters(config: ConfigDict) -> str:
     state = init_state(config, make_mesh(config.mesh))
     return str([np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state.params)])
@@ -186,6 +190,8 @@ FIELDS: dict[str, tuple[Any, Callable[..., str]]] = {
     "mesh.tensor": (2, step_program),
     "mesh.schedule": ("gpipe", step_program),
     "mesh.chunks": (2, step_program),
+    "mesh.num_slices": (2, device_order),
+    "mesh.slice_axes": ("tensor", device_order),
     "mesh.allow_idle": (True, error),
     "mesh.rules": ("none such", error),
     "mesh.replaced_rules": ("mlp=", step_program),
@@ -232,6 +238,8 @@ BESIDE: dict[str, dict[str, Any]] = {
     "model.balance_loss": {"model.num_experts": 4},
     "model.router_z_loss": {"model.num_experts": 4},
     "model.balance_bias_rate": {"model.num_experts": 4},
+    "mesh.num_slices": {"mesh.tensor": 2, "mesh.slice_axes": "tensor"},
+    "mesh.slice_axes": {"mesh.tensor": 2, "mesh.num_slices": 2},
     "mesh.allow_idle": {"mesh.data": 4},
     "mesh.context_attention": {"mesh.context": 2},
     "distributed.coordinator": _BY_HAND,

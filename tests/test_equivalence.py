@@ -1,22 +1,24 @@
-"""Item 3 of the promise: the mesh changes neither the parameters at the start nor the losses that follow."""
+"""Every split of the work gives the training of one device: the same parameters at the start, the same steps after.
+
+The table of measured errors is in docs/equivalence.md, which `make bench` writes.
+"""
 
 import jax
 import pytest
 from ml_collections import ConfigDict
 
-from data import make_batches
-from parallel import MeshConfig, make_mesh, shard_batch
-from train import init_state, make_train_step
+from parallel import AXES, MeshConfig, make_mesh
+from tests.matrix import CHOICES, SINGLE, TRIPLES, Errors, kind_of, make_config, measure, name_of
+from train import init_state
 from train.inspect import tree_sha256
 
-MESHES = {
-    "data=8": {"data": 8},
-    "fsdp=8": {"data": 1, "fsdp": 8},
-    "tensor=2": {"data": 1, "tensor": 2},
-    "data=2,fsdp=2,tensor=2": {"data": 2, "fsdp": 2, "tensor": 2},
-}
 INIT_MESHES = [{"data": 1}, {"data": 2}, {"data": 1, "fsdp": 2}, {"data": 1, "tensor": 2}, {"data": 1, "fsdp": 4}]
 INIT_MESHES += [{"data": 2, "tensor": 2}, {"data": 1, "fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}]
+INIT_MESHES += [{"data": 1, "stage": 2, "expert": 2, "context": 2}]
+
+# Float32, so rounding: sums over devices and chunks are added up in another order. Parameters may differ by more than
+# gradients: Adam divides by the root of their squares, which makes more of an error where gradients are small.
+BOUNDS = Errors(loss=1e-6, gradient=1e-5, parameter=3e-5, worst="")
 
 
 def mesh_of(**axes: int) -> jax.sharding.Mesh:
@@ -27,9 +29,9 @@ def mesh_of(**axes: int) -> jax.sharding.Mesh:
 
 
 def varied(config: ConfigDict) -> ConfigDict:
-    """Everything that could depend on the mesh: odd sizes, biases, dropout, packed documents."""
+    """Everything that could depend on the mesh: odd sizes, biases, qk norm, untied head, experts."""
     config.model.update(use_bias=True, norm="layernorm", dropout=0.1, qk_norm=True, activation="swiglu", d_mlp=72)
-    config.model.update(tie_embeddings=False, position="learned")
+    config.model.update(tie_embeddings=False, position="learned", num_experts=4)
     return config
 
 
@@ -43,27 +45,22 @@ def test_seeds_give_different_parameters(config: ConfigDict):
     assert tree_sha256(init_state(config, mesh, seed=0).params) != tree_sha256(init_state(config, mesh, seed=1).params)
 
 
-def losses(config: ConfigDict, **axes: int) -> list[float]:
-    mesh = mesh_of(**axes)
-    state, step = init_state(config, mesh), make_train_step(config, mesh)
-    recorded = []
-    for batch, _ in zip(make_batches(config.data, seed=config.seed), range(10), strict=False):
-        state, metrics = step(state, shard_batch(batch, mesh))
-        recorded.append(metrics["loss"])
-    return [float(loss) for loss in recorded]
+def test_the_matrix_has_every_axis_at_2_4_and_8_and_every_triple():
+    names = [name_of(case) for case in SINGLE + TRIPLES]
+    assert len(set(names)) == 18 + 20
+    assert {f"{axis}={size}" for axis in AXES for size in (2, 4, 8)} < set(names)
 
 
-@pytest.fixture(scope="module")
-def reference() -> dict[str, list[float]]:
-    return {}
+# Cases of one kind share their reference, so they go to one worker.
+CASES = [
+    pytest.param(case, marks=pytest.mark.xdist_group(str(kind_of(make_config(case)))), id=name_of(case))
+    for case in SINGLE + CHOICES + TRIPLES
+]
 
 
-@pytest.mark.xdist_group("equivalence")
-@pytest.mark.parametrize("name", MESHES)
-def test_ten_losses_agree_with_one_device_to_1e_minus_5(config: ConfigDict, reference: dict, name: str):
-    config = varied(config)
-    if not reference:
-        reference["losses"] = losses(config, data=1)
-    sharded = losses(config, **MESHES[name])
-    assert sharded == pytest.approx(reference["losses"], rel=1e-5)
-    assert reference["losses"][-1] < reference["losses"][0]  # it learned: the losses do follow the updates
+@pytest.mark.parametrize("case", CASES)
+def test_three_steps_agree_with_one_device(case: dict):
+    errors = measure(case)
+    assert errors.loss <= BOUNDS.loss
+    assert errors.gradient <= BOUNDS.gradient, errors.worst
+    assert errors.parameter <= BOUNDS.parameter

@@ -12,6 +12,7 @@ from jax.sharding import AxisType
 
 from configs import base
 from parallel import AXES, MeshConfig, check_platform, make_mesh
+from parallel.mesh import group_slices
 
 
 def test_axes_are_in_the_order_from_slow_to_fast_links():
@@ -82,6 +83,59 @@ def test_idle_devices_are_an_error_unless_allowed():
     ids=str,
 )
 def test_sizes_that_do_not_fit_name_the_keys_and_numbers(sizes, said):
+    with pytest.raises(ValueError, match="config") as error:
+        make_mesh(MeshConfig(**sizes))
+    for part in said:
+        assert part in str(error.value)
+
+
+def ids(**sizes: Any) -> list[int]:
+    return [device.id for device in make_mesh(MeshConfig(**sizes)).devices.flat]
+
+
+def test_the_axes_that_cross_slices_are_outermost_in_the_devices_order():
+    """Devices 0 to 3 are one slice, 4 to 7 the other; the mesh is listed with the last axis running fastest."""
+    assert ids(data=2, tensor=4, num_slices=2) == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert ids(data=1, tensor=8, num_slices=2, slice_axes="tensor") == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert ids(data=2, tensor=4, num_slices=2, slice_axes="tensor") == [0, 1, 4, 5, 2, 3, 6, 7]
+    assert ids(data=4, fsdp=2, num_slices=4, slice_axes="fsdp+data") == [0, 2, 1, 3, 4, 6, 5, 7]
+
+
+def test_slices_go_over_several_axes():
+    assert ids(stage=2, data=2, tensor=2, num_slices=4) == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert ids(stage=2, data=2, tensor=2, num_slices=4, slice_axes="data+stage") == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert ids(stage=2, data=2, tensor=2, num_slices=4, slice_axes="tensor+stage") == [0, 2, 1, 3, 4, 6, 5, 7]
+
+
+class FakeTPU:
+    """A device that says which slice it is in."""
+
+    platform = "tpu"
+
+    def __init__(self, slice_index: int):
+        self.slice_index = slice_index
+
+
+def test_tpus_are_grouped_by_their_slice():
+    devices = [FakeTPU(i % 2) for i in range(4)]
+    assert group_slices(devices, 2) == [[devices[0], devices[2]], [devices[1], devices[3]]]
+    with pytest.raises(ValueError, match=r"config\.mesh\.num_slices=1, but the devices are in 2 slices; use .*=2"):
+        group_slices(devices, 1)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ({"num_slices": 3}, ["config.mesh.num_slices=3", "8 devices"]),
+        (
+            {"num_slices": 2, "data": 1, "tensor": 8},
+            ["config.mesh.num_slices=2", "config.mesh.data=1", "multiple of 2"],
+        ),
+        ({"num_slices": 2, "slice_axes": "model"}, ["config.mesh.slice_axes", "'model'", "'fsdp'"]),
+    ],
+    ids=str,
+)
+def test_slices_that_do_not_fit_name_the_keys(sizes, said):
     with pytest.raises(ValueError, match="config") as error:
         make_mesh(MeshConfig(**sizes))
     for part in said:
