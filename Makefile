@@ -11,7 +11,7 @@ READY := $(VENV)/ready-$(VERSION)-$(subst $(comma),-,$(EXTRAS))
 CONFIG ?= configs/tiny.py
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 
-.PHONY: train test check lint types format clean help
+.PHONY: train test bench run-bench check lint types format clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -21,6 +21,12 @@ train: $(READY)  ## train configs/tiny.py, or CONFIG=..., with overrides in ARGS
 
 test: $(READY)  ## run the tests; with EXTRAS=dev,tpu ARGS='-m "tpu or not tpu"' also those that compile for TPUs
 	$(BIN)/python -m pytest $(ARGS)
+
+bench:  ## run the benchmarks, which write docs/ and tests/bench/results/
+	$(MAKE) EXTRAS=dev,tpu run-bench
+
+run-bench: $(READY)
+	$(BIN)/python -m tests.bench
 
 check: lint types test  ## what CI runs: lint, format, types, tests
 

@@ -65,15 +65,15 @@ class Schedule:
         there = {action.kind for action in self.actions if action.tick == tick}
         return "".join(kind for kind in KINDS if kind in there)
 
-    def bubble_fraction(self, *, forward: float = 1.0, backward: float = 2.0, weight: float = 0.0) -> float:
+    def bubble_fraction(self, *, forward: float = 1.0, backward: float = 2.0, weight: float = 1.0) -> float:
         """The share of the time in which a stage waits.
 
         Args:
-            forward: cost of an F action.
-            backward: cost of a B action.
-            weight: cost of a W action.
+            forward: cost of a piece's forward pass.
+            backward: cost of the gradient of its input; by default with the forward pass that is computed again.
+            weight: cost of the gradients of its weights, a part of B without any W.
         """
-        cost: dict[str, float] = dict(zip(KINDS, (forward, backward, weight), strict=True))
+        cost = {"F": forward, "B": backward if self.splits_backward else backward + weight, "W": weight}
         time = sum(cost[kind] for tick in range(self.num_ticks) for kind in self.kinds(tick))
         return 1 - sum(cost[action.kind] for action in self.actions) / self.num_stages / time
 

@@ -67,13 +67,39 @@ CASES = {
         {"train.microbatch_rows": 3, "data.batch_size": 16},
         r"config.train.microbatch_rows=3 does not divide the 2 rows .* use one of \[1, 2\]",
     ),
+    "layers not divided by stages": (
+        {"mesh.stage": 4, "mesh.data": 2},
+        "config.model.num_layers=2 is not divisible by the 4 pieces of config.mesh.stage=4 and config.mesh.chunks=1",
+    ),
+    "schedule that is none": (
+        {"mesh.stage": 2, "mesh.schedule": "2f2b"},
+        "'2f2b' is not known; use one of gpipe, 1f1b",
+    ),
+    "chunks that the microbatches do not fill": (
+        {"mesh.stage": 2, "mesh.schedule": "interleaved", "mesh.chunks": 2, "model.num_layers": 4},
+        "config.mesh.chunks=2 takes microbatches in groups of config.mesh.stage=2, but a step has 1; choose "
+        "config.train.microbatch_rows so that it has 2",
+    ),
+    "schedule and remat at odds": (
+        {"mesh.stage": 2, "mesh.schedule": "zero_bubble", "model.remat": "full"},
+        "'zero_bubble' keeps what config.model.remat='full' would compute again",
+    ),
+    "residual not divided by tensor": (
+        {"mesh.tensor": 2, "data.seq_len": 31},
+        "config.data.seq_len makes 31 residual_length, which are not divisible by the 2 parts of .*"
+        "config.mesh.tensor=2; use a multiple of 2",
+    ),
+    "slices that no axis can cross": (
+        {"mesh.num_slices": 8, "mesh.data": 4, "mesh.tensor": 2},
+        "config.mesh.num_slices=8 cannot be divided over config.mesh.slice_axes='stage.data.fsdp'",
+    ),
     "window longer than the corpus": (
         {"data.seq_len": 100_000},
         "config.data.seq_len=100000 needs windows of 100001 tokens, but train in .* has 2410; use at most 2409",
     ),
     "unknown source": ({"data.source": "folder"}, "config.data.source='folder' is not known; use one of stdlib, text"),
     "unknown remat": ({"model.remat": "some"}, "config.model.remat='some' is not known; use one of none, full"),
-    "unknown rules": ({"mesh.rules": "zero"}, "config.mesh.rules='zero' is not known; use one of default"),
+    "unknown rules": ({"mesh.rules": "zero"}, "config.mesh.rules='zero' is not known; use one of zero1, zero2, zero3"),
     "unknown platform": ({"platform": "npu"}, "config.platform='npu' is not known; use 'auto', 'cpu', 'gpu' or 'tpu'"),
     "absent platform": ({"platform": "gpu"}, "config.platform='gpu', but JAX found only 'cpu' devices"),
     "pattern that is none": ({"optimizer.no_decay": "["}, r"config.optimizer.no_decay='\[' is no pattern"),

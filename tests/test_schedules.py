@@ -70,14 +70,11 @@ def test_the_check_finds_an_action_too_early_and_one_left_out(kind):
 @pytest.mark.parametrize(("name", "C", "S", "M"), CASES)
 @pytest.mark.parametrize(("f", "b", "w"), [(1.0, 1.0, 1.0), (1.0, 2.0, 0.5)])
 def test_bubble_fraction(name, C, S, M, f, b, w):
-    schedule = make(name, C, S, M)
-    work = C * M * (f + b + w)
-    if name == "zero_bubble":
-        waiting, fraction = (S - 1) * (f + b), schedule.bubble_fraction(forward=f, backward=b, weight=w)
-    else:  # w is a part of B
-        waiting, fraction = (S - 1) * (f + b + w), schedule.bubble_fraction(forward=f, backward=b + w)
+    waiting = (S - 1) * (f + b if name == "zero_bubble" else f + b + w)
+    fraction = make(name, C, S, M).bubble_fraction(forward=f, backward=b, weight=w)
+    assert fraction == pytest.approx(waiting / (C * M * (f + b + w) + waiting))
+    if name != "zero_bubble":
         assert fraction == pytest.approx((S - 1) / (C * M + S - 1))
-    assert fraction == pytest.approx(waiting / (work + waiting))
 
 
 @pytest.mark.parametrize(("name", "C", "S", "M"), CASES)

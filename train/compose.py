@@ -155,12 +155,14 @@ def preflight(config: Any, mesh: Mesh) -> None:
         ("embed", "d_model", c.d_model),
         ("vocab", "vocab_multiple", c.padded_vocab_size),
         ("layers", "num_layers", c.num_layers),
+        ("residual_length", "seq_len", config.data.seq_len),
     ):
         axes = dict(rules)[logical]
         parts = math.prod(mesh.shape[axis] for axis in axes)
         if size % parts:
+            section = "data" if key == "seq_len" else "model"
             raise ValueError(
-                f"config.model.{key} makes {size} {logical}, which are not divisible by the {parts} parts of "
+                f"config.{section}.{key} makes {size} {logical}, which are not divisible by the {parts} parts of "
                 f"{', '.join(f'config.mesh.{axis}={mesh.shape[axis]}' for axis in axes)}; use a multiple of {parts}, "
                 f"parts in {[n for n in range(1, parts + 1) if size % n == 0]}, or "
                 f"config.mesh.replaced_rules='{logical}=' to divide them over nothing"

@@ -16,7 +16,7 @@ from model import count_params, forward_flops
 from parallel import check_platform, has_accelerator, in_turns, local_rows, make_mesh, shard_batch, start
 
 from .checkpoint import Checkpoints
-from .compose import make_model, preflight
+from .compose import make_model, preflight, schedule_of
 from .evaluation import evaluate, make_eval_step
 from .interrupt import Interrupt
 from .metrics import Recorder, peak_flops
@@ -175,6 +175,12 @@ def _describe(config: Any, mesh: Mesh, corpus: Corpus, start: int) -> str:
         f"{corpus.metadata['splits']['train']['tokens']:,} training tokens, {jax.devices()[0].device_kind} ({sizes}), "
         + (f"continuing at step {start} of {config.train.steps}" if start else f"{config.train.steps} steps")
     ]
+    if mesh.shape["stage"] > 1:
+        schedule = schedule_of(config, mesh)
+        lines.append(
+            f"Pipeline: {config.mesh.schedule} with {schedule.num_microbatches} microbatches; a stage waits "
+            f"{schedule.bubble_fraction():.0%} of the time"
+        )
     if config.platform == "auto" and jax.default_backend() == "cpu" and has_accelerator():
         lines.append(
             "An accelerator is here, but JAX runs on the CPU: install it with make train EXTRAS=dev,cuda (or dev,tpu), "

@@ -1,0 +1,6 @@
+"""All benchmarks, one after the other: `make bench`."""
+
+from tests.bench import equivalence
+
+if __name__ == "__main__":
+    equivalence.main()
