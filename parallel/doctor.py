@@ -25,8 +25,11 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from .distributed import DistributedConfig, ends_together, exchange, name_of, start
+from .distributed import start
+from .faults import ends_together
 from .mesh import has_accelerator
+from .place import DistributedConfig
+from .processes import exchange, name_of
 from .shared import check_shared
 
 _DEVICE_FILES = re.compile(r"/dev/(accel\d+|vfio/\d+|nvidia\d+)$")

@@ -10,7 +10,6 @@ save and end; when one process dies, the others are given time to end by themsel
 
 import argparse
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -20,9 +19,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import IO
 
-from .distributed import COORDINATOR, NUM_PROCESSES, PROCESS_ID
-
-_DEVICE_FLAG = "--xla_force_host_platform_device_count"
+from .place import COORDINATOR, NUM_PROCESSES, PROCESS_ID
+from .simulated import simulate
 
 
 def main(argv: Sequence[str]) -> int:
@@ -82,13 +80,10 @@ def free_port() -> int:
 
 
 def _start(arguments: argparse.Namespace, index: int, port: int) -> subprocess.Popen[str]:
-    flags = re.sub(rf"{_DEVICE_FLAG}=\S*", "", os.environ.get("XLA_FLAGS", ""))
-    environment = os.environ | {
+    environment = simulate(dict(os.environ), arguments.devices_per_process) | {
         COORDINATOR: f"127.0.0.1:{port}",
         NUM_PROCESSES: str(arguments.num_processes),
         PROCESS_ID: str(index),
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"{flags} {_DEVICE_FLAG}={arguments.devices_per_process}".strip(),
         "PYTHONUNBUFFERED": "1",
     }
     return subprocess.Popen(

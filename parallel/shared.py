@@ -6,7 +6,7 @@ import uuid
 import jax
 from etils import epath
 
-from .distributed import exchange, name_of
+from .processes import exchange, name_of
 
 
 def check_shared(directory: epath.Path) -> None:

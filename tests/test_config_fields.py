@@ -25,7 +25,7 @@ from data.command_line import flatten
 from data.sources import SOURCES
 from data.store import fingerprint
 from parallel import DistributedConfig, make_mesh
-from parallel.distributed import find_place
+from parallel.place import find_place
 from tests.helpers import uneven_batch
 from train import fit, init_state, make_train_step
 from train.metrics import read_metrics

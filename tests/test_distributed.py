@@ -15,7 +15,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from parallel import DistributedConfig
-from parallel.distributed import find_place
+from parallel.place import find_place
 from tests.test_resume import curves, wait_for, write_config
 from train import fit
 from train.metrics import read_metrics

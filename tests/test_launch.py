@@ -13,15 +13,18 @@ from parallel.launch import free_port, how, main
 ROOT = Path(__file__).parents[1]
 
 
-def test_each_process_finds_its_place_and_its_lines_are_marked(capfd: pytest.CaptureFixture[str]):
+def test_each_process_finds_its_place_and_its_lines_are_marked(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("NPROC")
     program = (
         "import os; e = os.environ; print(e['PALMETTE_PROCESS_ID'], e['PALMETTE_NUM_PROCESSES'], "
-        "e['PALMETTE_COORDINATOR'], e['XLA_FLAGS'])"
+        "e['PALMETTE_COORDINATOR'], e['XLA_FLAGS'], e['NPROC'])"
     )
     assert main(["--num-processes=3", "--devices-per-process=2", "--port=7123", "--", "python", "-c", program]) == 0
     lines = sorted(capfd.readouterr().out.splitlines())
     flag = "--xla_force_host_platform_device_count=2"  # in place of the tests' own 8
-    assert lines == [f"[{i}] {i} 3 127.0.0.1:7123 {flag}" for i in range(3)]
+    assert lines == [f"[{i}] {i} 3 127.0.0.1:7123 {flag} 8" for i in range(3)]
 
 
 def test_a_process_that_dies_is_shown_and_the_others_are_ended(capfd: pytest.CaptureFixture[str]):

@@ -1,8 +1,13 @@
 """Settings of the process, each seen in a process of its own."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from train.runtime import set_up
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
@@ -21,6 +26,20 @@ def page_faults(before: str) -> int:
     """Page faults of the third time that 64 MB are allocated, filled and freed."""
     program = [sys.executable, "-c", PROGRAM.format(before=before)]
     return int(subprocess.run(program, capture_output=True, text=True, check=True, cwd=ROOT).stdout)
+
+
+@pytest.mark.parametrize(("flags", "threads"), [("", None), ("2", "8"), ("64", "192")])
+def test_simulated_devices_have_threads_for_their_collectives(flags, threads, monkeypatch: pytest.MonkeyPatch):
+    flag = f"--xla_force_host_platform_device_count={flags} --xla_cpu_use_onednn=false" if flags else ""
+    monkeypatch.setattr(os, "environ", {"XLA_FLAGS": flag})
+    set_up("")
+    assert os.environ.get("NPROC") == threads
+
+
+def test_threads_that_the_user_asked_for_stay(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "environ", {"XLA_FLAGS": "--xla_force_host_platform_device_count=64", "NPROC": "5"})
+    set_up("")
+    assert os.environ["NPROC"] == "5"
 
 
 def test_freed_memory_is_kept_for_the_next_step():

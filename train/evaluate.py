@@ -3,11 +3,15 @@
 import json
 import sys
 
+import jax
+
 from data import prepare
-from data.command_line import read_command_line, run_main
+from data.command_line import read_command_line
+from parallel import in_turns
 
 from .evaluation import evaluate
 from .restore import restore_params
+from .runtime import run_command
 from .workdir import check_same_corpus
 
 
@@ -23,10 +27,12 @@ def main(argv: list[str]) -> None:
     if split not in ("valid", "train"):
         raise ValueError(f"--split={split!r} is not known; use valid or train")
     config, workdir = arguments.config, arguments.flags["workdir"]
-    corpus = prepare(config.data)
-    check_same_corpus(workdir, corpus)
     params, mesh, step = restore_params(config, workdir)
+    corpus = in_turns("prepare", lambda: prepare(config.data))
+    check_same_corpus(workdir, corpus)
     values = evaluate(config, params, mesh, corpus=corpus, split=split, limit=arguments.flags["limit"])
+    if jax.process_index() != 0:
+        return
     compressed = corpus.metadata["compressed_bits_per_byte"] if split == "valid" else {}
     json.dump(
         {"step": step, "split": split} | values | {"compressed_bits_per_byte": compressed},
@@ -37,4 +43,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_command(main)

@@ -1,9 +1,12 @@
 """Text from a trained model: `python -m train.generate --workdir runs/tiny --prompt "def "`."""
 
-from data.command_line import read_command_line, run_main
+import jax
+
+from data.command_line import read_command_line
 
 from .compose import check_sampling
 from .restore import restore_params
+from .runtime import run_command
 from .samples import continue_prompts
 from .workdir import read_tokenizer
 
@@ -19,8 +22,10 @@ def main(argv: list[str]) -> None:
     )
     check_sampling(config)
     params, mesh, _ = restore_params(config, workdir)
-    print(prompt + continue_prompts(config, params, mesh, read_tokenizer(workdir), [prompt])[0])
+    text = continue_prompts(config, params, mesh, read_tokenizer(workdir), [prompt])[0]
+    if jax.process_index() == 0:
+        print(prompt + text)
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_command(main)

@@ -1,25 +1,35 @@
-"""Settings of the whole process, made before JAX starts its threads."""
+"""How a command of this package runs: settings made before JAX starts its threads, and how it ends."""
 
 import ctypes
 import os
 import sys
+from collections.abc import Callable
 
 import jax
 
-from parallel import has_accelerator
+from data.command_line import run_main
+from parallel import ends_together, has_accelerator, reserve_threads
 
 # Names of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
+def run_command(main: Callable[[list[str]], int | None]) -> None:
+    """Runs an entry point; what goes wrong in one process ends it in all, each with a line that says where."""
+    run_main(ends_together()(main))
+
+
 def set_up(compile_cache: str) -> None:
-    """Turns on the persistent compilation cache, and on a machine without accelerator keeps freed memory.
+    """Turns on the persistent compilation cache; on a machine without accelerator also keeps freed memory.
+
+    Simulated devices are given the threads that they need.
 
     Args:
         compile_cache: directory; "" leaves the cache off. One that the environment names stays.
     """
     if compile_cache and not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(compile_cache))
+    reserve_threads()
     if not has_accelerator():
         _keep_freed_memory()
 
