@@ -26,6 +26,7 @@ from .schedules import make_schedule as make_schedule
 from .sharding import BATCH_AXES as BATCH_AXES
 from .sharding import RULES as RULES
 from .sharding import batch_sharding as batch_sharding
+from .sharding import divides_parameters as divides_parameters
 from .sharding import local_rows as local_rows
 from .sharding import make_rules as make_rules
 from .sharding import on_mesh as on_mesh

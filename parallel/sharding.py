@@ -187,6 +187,11 @@ def on_mesh(fn: Callable[..., Any], mesh: Mesh, rules: Rules) -> Callable[..., A
     return call
 
 
+def divides_parameters(rules: Rules, axis: str) -> bool:
+    """Whether any dim but those of rows is divided over a mesh axis."""
+    return any(axis in axes for logical, axes in rules if logical not in ("batch", "expert_batch"))
+
+
 def sum_over_replicas(fn: Callable[[Any, Any], Any], rules: Rules) -> Callable[[Any, Any], Any]:
     """Lets each replica along "data" sum over its own rows, and adds the replicas' sums up once.
 

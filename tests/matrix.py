@@ -26,6 +26,7 @@ TRIPLES = [dict.fromkeys(triple, 2) for triple in itertools.combinations(AXES, 3
 CHOICES: list[dict[str, Any]] = [
     {"fsdp": 4, "rules": "zero1"},
     {"fsdp": 4, "rules": "zero2"},
+    {"data": 2, "fsdp": 2, "replaced_rules": "embed=data+fsdp,vocab="},
     {"context": 4, "context_attention": "all_to_all"},
     {"expert": 4, "capacity": 1.0},
     {"stage": 4, "schedule": "gpipe"},

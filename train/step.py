@@ -10,7 +10,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from model import Transformer
-from parallel import on_mesh, sum_over_replicas
+from parallel import divides_parameters, on_mesh, sum_over_replicas
 
 from .compose import make_model, num_microbatches, rules_of
 from .objective import Objective, make_objective, with_aux
@@ -53,8 +53,9 @@ def make_train_step(config: Any, mesh: Mesh, *, on_trace: Callable[[], None] = l
         sum_grads = make_pipelined_grad_fn(config, mesh, model, objective)
     else:
         sum_grads = make_grad_fn(config, mesh, model, objective)
-    if mesh.shape["data"] > 1 and count > 1:
-        sum_grads = sum_over_replicas(sum_grads, rules_of(config))
+    rules = rules_of(config)
+    if mesh.shape["data"] > 1 and count > 1 and not divides_parameters(rules, "data"):
+        sum_grads = sum_over_replicas(sum_grads, rules)
 
     def train_step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, dict[str, Array]]:
         on_trace()
@@ -78,7 +79,7 @@ def make_train_step(config: Any, mesh: Mesh, *, on_trace: Callable[[], None] = l
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
     jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
-    return on_mesh(jitted, mesh, rules_of(config))
+    return on_mesh(jitted, mesh, rules)
 
 
 def make_grad_fn(config: Any, mesh: Mesh, model: Transformer, objective: Objective) -> Callable[..., Any]:
