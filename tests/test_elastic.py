@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from data import make_batches
 from parallel import AXES, local_rows, make_mesh, shard_batch
 from tests.helpers import one_device
-from train import init_state, make_train_step
+from train import fit, init_state, make_train_step
 from train.checkpoint import Checkpoints
 from train.inspect import tree_sha256
 from train.state import abstract_state
@@ -85,3 +85,16 @@ def test_a_run_over_five_meshes_goes_on_as_if_nothing_happened(config: Any, tmp_
     assert losses == pytest.approx(expected, rel=1e-5)
     assert losses[-1] < losses[0] - 0.1
     assert rows == expected_rows  # no example twice, none missed, and in the same order
+
+
+def test_a_whole_run_over_a_mixed_mesh_ends_with_the_figures_of_one_device(config: Any, tmp_path: Path, capsys: Any):
+    """Training, evaluation, a checkpoint and samples, with experts, a pipeline and a divided length."""
+    config.model.update(num_experts=4, num_kv_heads=4)
+    config.train.update(steps=3, microbatch_rows=2)
+    config.mesh.update(data=1, allow_idle=True)
+    alone = fit(config, tmp_path / "alone").validation
+    samples = capsys.readouterr().out.partition("---")[2]
+    config.mesh.update(stage=2, expert=2, context=2, allow_idle=False)
+    mixed = fit(config, tmp_path / "mixed").validation
+    assert mixed == pytest.approx(alone, rel=1e-5)
+    assert capsys.readouterr().out.partition("---")[2] == samples
