@@ -193,8 +193,8 @@ def sum_over_replicas(fn: Callable[[Any, Any], Any], rules: Rules) -> Callable[[
     Left to itself, XLA would all-reduce the gradients in every microbatch.
 
     Args:
-        fn: (params, microbatches (M, B, ...)) -> a tree of sums over the rows; it constrains by logical axes, or by specs
-            without "data".
+        fn: (params, microbatches (M, B, ...)) -> a tree of sums over the rows; it constrains by logical axes, or by
+            specs without "data".
         rules: the table of the mesh that is set where the result is called.
 
     Returns:
