@@ -11,7 +11,6 @@ Letters: S stages, C chunks, n layers of a piece, M microbatches.
 
 import dataclasses
 from collections.abc import Callable
-from itertools import groupby
 from typing import Any
 
 import flax.linen as nn
@@ -19,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .schedules import Schedule, tables
+from .schedules import ENDS, Schedule, tables
 from .split_backward import split_backward
 
 ACTIVATIONS = ("layers", None, "batch", "residual_length", "act_embed")
@@ -83,9 +82,10 @@ def pipeline_value_and_grad(
     carry = run.start()
     carry["d_stages"] = place(carry["d_stages"], "gradient")
     arrays, _ = tables(schedule)
-    for kinds, ticks in groupby(range(schedule.num_ticks), schedule.kinds):
-        span = list(ticks)
-        rows = {name: jnp.asarray(array[span[0] : span[-1] + 1]) for name, array in arrays.items()}
+    for kinds, ticks in schedule.phases():
+        rows = {name: array[ticks.start : ticks.stop] for name, array in arrays.items()}
+        # What no tick of the phase does is not even compiled: a schedule's end need not have the loss.
+        rows = {name: jnp.asarray(array) for name, array in rows.items() if name not in ENDS or (array >= 0).any()}
         carry, _ = jax.lax.scan(lambda carry, row, kinds=kinds: (run.tick(kinds, carry, row), None), carry, rows)
     return (carry["loss"], (carry["sums"], carry["aux"])), (carry["d_shared"], from_stages(carry["d_stages"]))
 
@@ -141,13 +141,16 @@ class _Executor:
 
     def forward(self, carry: dict[str, Any], row: dict[str, Array]) -> dict[str, Any]:
         microbatch, chunk = row["F_microbatch"], row["F_chunk"]
-        enters = row["enter"] >= 0
-        x0 = jax.lax.cond(
-            enters,
-            lambda: self.pieces.enter(self.shared, self.rows(row["enter"])),
-            lambda: jnp.zeros(carry["x"].shape[1:], carry["x"].dtype),
-        )
-        x = _placed(jnp.where(_like(self.first & enters, carry["x"]), x0, carry["x"]))
+        x = carry["x"]
+        if "enter" in row:
+            enters = row["enter"] >= 0
+            x0 = jax.lax.cond(
+                enters,
+                lambda: self.pieces.enter(self.shared, self.rows(row["enter"])),
+                lambda: jnp.zeros(x.shape[1:], x.dtype),
+            )
+            x = jnp.where(_like(self.first & enters, x), x0, x)
+        x = _placed(x)
         inputs = _placed(_put(carry["inputs"], row["F_slot"], x, microbatch >= 0))
         y, _ = self.all_layers(self.chunk(chunk), self.chunk_numbers(chunk), x, jax.vmap(self.rows)(microbatch))
         return carry | {"inputs": inputs, "x": _placed(_roll(y, 1))}
@@ -166,8 +169,10 @@ class _Executor:
                 return (y, aux_loss), aux
 
             (y, aux_loss), pull_back, aux = jax.vjp(layers, params, x, has_aux=True)
-        carry, dy_last = self.leave(carry, row["leave"], y)
-        dy = jnp.where(_like(self.last & (row["leave"] >= 0), y), dy_last, carry["g"])
+        dy = carry["g"]
+        if "leave" in row:
+            carry, dy_last = self.leave(carry, row["leave"], y)
+            dy = jnp.where(_like(self.last & (row["leave"] >= 0), y), dy_last, dy)
         dy = _placed(jnp.where(_like(active, dy), dy, jnp.zeros((), dy.dtype)))
         cotangent = (dy, active.astype(aux_loss.dtype))
         if self.schedule.splits_backward:
@@ -184,7 +189,7 @@ class _Executor:
             "g": _placed(_roll(dx, -1)),
             "loss": carry["loss"] + aux_loss,
             "aux": jax.tree.map(jnp.add, carry["aux"], aux),
-            "d_shared": self.exit(carry["d_shared"], row["exit"], dx),
+            "d_shared": self.exit(carry["d_shared"], row["exit"], dx) if "exit" in row else carry["d_shared"],
         }
 
     def leave(self, carry: dict[str, Any], microbatch: Array, y: Array) -> tuple[dict[str, Any], Array]:

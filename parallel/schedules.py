@@ -11,10 +11,12 @@ Letters: S stages, M microbatches, C chunks of a stage.
 
 import dataclasses
 from collections.abc import Mapping
+from itertools import groupby
 
 import numpy as np
 
 KINDS = ("F", "B", "W")
+ENDS = ("enter", "leave", "exit")  # of the pipeline: see `tables`
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "zero_bubble")
 
 
@@ -64,6 +66,14 @@ class Schedule:
         """The kinds that any stage does in a tick, such as "FB"."""
         there = {action.kind for action in self.actions if action.tick == tick}
         return "".join(kind for kind in KINDS if kind in there)
+
+    def phases(self) -> list[tuple[str, range]]:
+        """Successive ticks of the same kinds: the kinds, and those ticks."""
+        phases = []
+        for kinds, ticks in groupby(range(self.num_ticks), self.kinds):
+            span = list(ticks)
+            phases.append((kinds, range(span[0], span[-1] + 1)))
+        return phases
 
     def bubble_fraction(self, *, forward: float = 1.0, backward: float = 2.0, weight: float = 1.0) -> float:
         """The share of the time in which a stage waits.
@@ -185,7 +195,7 @@ def tables(schedule: Schedule) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     arrays: dict[str, np.ndarray] = {name: np.zeros(shape, np.int32) for name in [*names, "B_weight_slot"]}
     for kind in KINDS:
         arrays[f"{kind}_microbatch"] -= 1
-    for name in ("enter", "leave", "exit"):
+    for name in ENDS:
         arrays[name] = np.full(schedule.num_ticks, -1, np.int32)
     ends = {("F", 0): "enter", ("B", schedule.num_stages * schedule.num_chunks - 1): "leave", ("B", 0): "exit"}
     for action in schedule.actions:

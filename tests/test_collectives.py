@@ -243,6 +243,16 @@ CASES = {
     "tensor": ({"tensor": 4}, {}),
     "tensor, remat": ({"tensor": 2}, {"model.remat": "full"}),
     "tensor, whole residual": ({"tensor": 4}, {"mesh.replaced_rules": "residual_length=context"}),
+    "context, ring": ({"context": 4}, {}),
+    "context, ring, remat, 4 microbatches": ({"context": 2}, {"model.remat": "full", "train.microbatch_rows": 2}),
+    "context, all-to-all": ({"context": 4}, {"mesh.context_attention": "all_to_all"}),
+    "expert, 2 microbatches": ({"expert": 4}, {"model.num_experts": 4, "train.microbatch_rows": 1}),
+    "expert, capacity": ({"expert": 4}, {"model.num_experts": 4, "model.expert_capacity": 1.5}),
+    "stage, 1f1b": ({"stage": 4}, {"model.num_layers": 4, "train.microbatch_rows": 1}),
+    "stage, zero bubble": (
+        {"stage": 4},
+        {"model.num_layers": 4, "train.microbatch_rows": 1, "mesh.schedule": "zero_bubble"},
+    ),
 }
 
 
@@ -282,7 +292,8 @@ def test_data_in_literal_numbers():
     """All gradients once: 7 matrices and 2 norms of 3 layers, the last norm, and the table as embedding and as head."""
     bytes_once = 3 * (MATRICES + 2 * NORM) + NORM + 2 * TABLE
     assert measured("data") == {("all-reduce", ("data",)): Total(3 * 9 + 1 + 2, bytes_once)}
-    assert measured("data, 4 microbatches") == {("all-reduce", ("data",)): Total(4 * 30, 4 * bytes_once)}
+    # Summed over microbatches first: each parameter of all layers together, and the table once.
+    assert measured("data, 4 microbatches") == {("all-reduce", ("data",)): Total(9 + 1 + 1, bytes_once - TABLE)}
 
 
 @pytest.mark.xdist_group("collectives")
@@ -302,6 +313,53 @@ def test_tensor_in_literal_numbers():
         ("all-gather", ("tensor",)): Total(3 * (2 + 4) + 2, 20 * RESIDUAL),
         ("reduce-scatter", ("tensor",)): Total(3 * (2 + 5) + 2, 23 * RESIDUAL),
         ("all-reduce", ("tensor",)): Total(3 + 7, 3 * TOKENS + 7 * NORM),
+    }
+
+
+# Keys and values, or queries, of a microbatch of all rows.
+KEYS_AND_VALUES = 4 * 8 * 24 * 2 * 4 * 16
+QUERIES = 4 * 8 * 24 * 8 * 16
+
+
+@pytest.mark.xdist_group("collectives")
+def test_context_in_literal_numbers():
+    """The ring: 3 steps of k and v forward and backward, and 3 of their gradients. The other form: q, k, v and back."""
+    reduced = {("all-reduce", ("context",)): measured("data")["all-reduce", ("data",)]}
+    ids = 2 * TOKENS
+    assert measured("context, ring") == reduced | {
+        ("collective-permute", ("context",)): Total(3 * 9, 3 * 9 * KEYS_AND_VALUES // 4),
+        ("all-gather", ("context",)): Total(1, ids),
+    }
+    assert measured("context, all-to-all") == reduced | {
+        ("all-to-all", ("context",)): Total(3 * 8, 3 * 2 * (2 * QUERIES + KEYS_AND_VALUES) // 4),
+        ("all-gather", ("context",)): Total(2, ids),
+    }
+
+
+@pytest.mark.xdist_group("collectives")
+def test_experts_in_literal_numbers():
+    """What replaces the MLP: tokens there and back each way; and the router, 96 x 4, instead of three matrices."""
+    gradients = 3 * (MATRICES - 3 * 4 * 96 * 160 + 4 * 96 * 4 + 2 * NORM) + NORM + 2 * TABLE
+    slots = 4 * 8 * 4 * 18 * 96 // 4  # 8 rows, 4 experts, ceil(1.5 x 24 x 2 / 4) slots, on 4 devices
+    assert measured("expert, capacity") == {
+        ("all-reduce", ("expert",)): Total(3 * (4 + 1 + 2) + 1 + 2, gradients),
+        ("all-to-all", ("expert",)): Total(3 * 4, 3 * 4 * slots),
+    }
+    # Two of D, and with k = 2 the chosen experts and their weights; back the outputs, and the gradients of what went.
+    assert measured("expert, 2 microbatches") == {
+        ("all-reduce", ("expert",)): Total(2 * 24, 2 * gradients),
+        ("all-gather", ("expert",)): Total(2 * 3 * 4, 3 * (2 * RESIDUAL + 2 * 2 * TOKENS)),
+        ("reduce-scatter", ("expert",)): Total(2 * 3 * 3, 3 * (2 * RESIDUAL + 2 * TOKENS)),
+    }
+
+
+@pytest.mark.xdist_group("collectives")
+def test_stages_in_literal_numbers():
+    """8 microbatches and 4 stages: 11 ticks of each kind. 8 have the loss; 11 and 11 may have the two ends."""
+    activations, tokens = RESIDUAL // 8, TOKENS // 8
+    assert measured("stage, 1f1b") == {
+        ("collective-permute", ("stage",)): Total(11 + 11 + 8, 30 * activations),
+        ("all-reduce", ("stage",)): Total(11 + 11 + 2 * 8 + 3 * 8, 38 * activations + 24 * tokens),
     }
 
 

@@ -2,8 +2,8 @@
 
 The counts are those of the papers that the ways of dividing the work come from:
 
-- data: the gradient of each parameter is all-reduced once (Li et al. 2020, arXiv:2006.15704, section 3); today once in
-  each microbatch.
+- data: the gradient of each parameter is all-reduced once (Li et al. 2020, arXiv:2006.15704, section 3), however many
+  microbatches there are; where there are several, those of all layers together and in float32, as they are summed.
 - fsdp: each parameter is gathered for the forward pass and again for the backward one, and its gradient is
   reduce-scattered (ZeRO, Rajbhandari et al. 2020, arXiv:1910.02054, section 7: 3 times the parameters in all, where
   data parallelism has 2), in each microbatch. What stays whole, such as norms, is all-reduced. Under the rules "zero1"
@@ -13,10 +13,25 @@ The counts are those of the papers that the ways of dividing the work come from:
   divided too, each all-reduce is a reduce-scatter and an all-gather instead, and the backward pass gathers the
   sublayers' inputs once more instead of keeping them (Korthikanti et al. 2022, arXiv:2205.05198, section 4.2.2).
   Embedding and head do as a sublayer; the loss all-reduces the maximum and two sums of each token.
+- context: gradients are all-reduced in each microbatch, as the shards' tokens differ. Each layer of the ring passes
+  keys and values on C - 1 times, and in the backward pass once more, with their gradients in float32 beside them, which
+  take the last of their C - 1 steps home (Liu et al. 2023, arXiv:2310.01889, section 3). The other form has 4
+  all-to-alls forward and 4 backward (Jacobs et al. 2023, arXiv:2309.14509, section 3.2). Positions and segment ids,
+  which are the same for all layers, are gathered once.
+- expert: gradients of all but the experts are all-reduced in each microbatch. Without drops a layer gathers the tokens
+  of the devices that share the experts and reduce-scatters their outputs, and the other way round for the gradients;
+  with a capacity an all-to-all takes B x E x capacity slots to the experts and one takes them back, forward and backward
+  (GShard, Lepikhin et al. 2020, arXiv:2006.16668, section 3.2).
+- stage: one activation goes to the next stage in each tick that has a forward, and one gradient to the one before in
+  each that has a backward (GPipe, Huang et al. 2019, arXiv:1811.06965, section 2). The vocabulary is divided over the
+  stages: rows that enter are all-reduced; what leaves the last stage goes to all (a permute and an all-reduce), they
+  share the head and the loss, whose gradient is all-reduced; the gradient that comes out of the first stage goes to
+  all. A loop's program is the same for all its ticks, so these are counted in every tick of a phase of the schedule in
+  which any microbatch enters, leaves or comes out: an upper bound of M, which is what runs.
 
 Where XLA does otherwise, `Lowering` says how, by platform.
 
-Letters: B batch, T length, D model, L layers.
+Letters: B batch, T length, D model, L layers, C shards of the length, E experts, M microbatches.
 """
 
 import dataclasses
@@ -29,10 +44,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from model import TransformerConfig
-from parallel import BATCH_AXES
+from parallel import BATCH_AXES, Schedule
 from parallel.collectives import Total, Totals
+from parallel.context import kv_repeats, ring_steps
+from parallel.schedules import ENDS, tables
 
-from .compose import make_model, num_microbatches, rules_of
+from .compose import make_model, num_microbatches, rules_of, schedule_of
 from .optimizer import parameter_name
 from .state import abstract_state, param_shardings
 
@@ -45,15 +62,17 @@ class Lowering:
         adds_before_reducing: a sum of partial sums is reduced once. XLA for CPUs reduces each term: one for each matmul
             that reads the same activations, and one for each use of a tied table.
         reduces_after_loop: gradients of vectors are summed over devices once, stacked, after the loop over the layers.
+        gathers_ids_again: the ring's backward pass gathers positions and segment ids in each layer.
     """
 
     adds_before_reducing: bool
     reduces_after_loop: bool
+    gathers_ids_again: bool
 
 
 LOWERINGS = {
-    "cpu": Lowering(adds_before_reducing=False, reduces_after_loop=False),
-    "tpu": Lowering(adds_before_reducing=True, reduces_after_loop=True),
+    "cpu": Lowering(adds_before_reducing=False, reduces_after_loop=False, gathers_ids_again=False),
+    "tpu": Lowering(adds_before_reducing=True, reduces_after_loop=True, gathers_ids_again=True),
 }
 
 
@@ -83,10 +102,13 @@ class _Step:
         params: the parameters, abstract, with their shardings.
         sizes: of the mesh axes.
         tokens: of a device in a microbatch.
+        length: of a row.
         microbatches: of a step.
         itemsize: bytes of an activation.
         length_divided: whether tensor divides the residual's length.
         remat: what the backward pass computes again.
+        context_attention: "ring" or "all_to_all".
+        schedule: of the stages.
         lowering: of the platform.
     """
 
@@ -94,10 +116,13 @@ class _Step:
     params: list["_Parameter"]
     sizes: dict[str, int]
     tokens: int
+    length: int
     microbatches: int
     itemsize: int
     length_divided: bool
     remat: str
+    context_attention: str
+    schedule: Schedule
     lowering: Lowering
 
 
@@ -110,12 +135,14 @@ class _Parameter:
         size: elements of one layer's, without the parts that axes other than fsdp hold elsewhere.
         layers: how many there are.
         divided: of the parameter, its gradient and its moments: whether fsdp divides it.
+        of_experts: whether the axis expert divides it.
     """
 
     name: str
     size: int
     layers: int
     divided: dict[str, bool]
+    of_experts: bool
 
     @property
     def is_vector(self) -> bool:
@@ -129,7 +156,9 @@ class _Parameter:
 def budget(config: Any, mesh: Mesh, platform: str) -> list[Row]:
     """The collectives that a step of this config should need, axis by axis.
 
-    Where several axes are larger than 1, what is reduced over "data" is the part of a gradient that a device holds.
+    Where several axes are larger than 1, what is reduced over "data" is the part of a gradient that a device holds, and
+    XLA may reduce over several axes at once what is a row of each here. Beside stages, the rows of the other axes are
+    counted for microbatches, not for the ticks in which a stage computes on what is dropped.
 
     Args:
         config: the whole config.
@@ -151,10 +180,13 @@ def budget(config: Any, mesh: Mesh, platform: str) -> list[Row]:
         params=_parameters(config, mesh),
         sizes=sizes,
         tokens=rows * config.data.seq_len // sizes["context"],
+        length=config.data.seq_len,
         microbatches=microbatches,
         itemsize=jnp.dtype(model.dtype).itemsize,
         length_divided="tensor" in dict(rules_of(config))["residual_length"],
         remat=config.model.remat,
+        context_attention=config.mesh.context_attention,
+        schedule=schedule_of(config, mesh),
         lowering=LOWERINGS[platform],
     )
     return [row for axis, rows_of in AXES.items() if sizes[axis] > 1 for row in rows_of(step) if row.total.tensors]
@@ -178,7 +210,8 @@ def _parameters(config: Any, mesh: Mesh) -> list[_Parameter]:
         layers = leaf.shape[0] if name.startswith("layers") else 1
         others = math.prod(mesh.shape[axis] for axis in _axes(shardings[""][i]) if axis != "fsdp")
         divided = {of: "fsdp" in _axes(leaves[i]) for of, leaves in shardings.items()}
-        found.append(_Parameter(name, leaf.size // layers // others, layers, divided))
+        of_experts = "expert" in _axes(shardings[""][i])
+        found.append(_Parameter(name, leaf.size // layers // others, layers, divided, of_experts))
     return found
 
 
@@ -210,6 +243,8 @@ def _gradients(step: _Step, parameter: _Parameter, *, parts: int = 1, scattered:
         if not lowering.reduces_after_loop:
             return _times(Total(1, size * 4), parameter.layers * M)
         return _times(Total(1, size * parameter.layers * 4), M if parameter.in_layers else 1)
+    if parameter.name.endswith("w_router"):  # so is this
+        return _times(Total(1, size * 4), parameter.layers * M)
     head_itemsize = 4 if scattered else step.itemsize
     one = Total(1, size * (head_itemsize if parameter.name == "head" else step.itemsize))
     if parameter.name == "positions":  # added in float32
@@ -223,9 +258,16 @@ def _gradients(step: _Step, parameter: _Parameter, *, parts: int = 1, scattered:
 
 
 def _data(step: _Step) -> list[Row]:
-    parts = [step.sizes["fsdp"] if one.divided["gradient"] else 1 for one in step.params]
-    total = _sum(_gradients(step, one, parts=n) for one, n in zip(step.params, parts, strict=True))
-    return [Row("all-reduce", "data", "gradients", total)]
+    if step.microbatches == 1:
+        return [Row("all-reduce", "data", "gradients", _sum(_held_gradients(step, one) for one in step.params))]
+    parts = {one.name: step.sizes["fsdp"] if one.divided["gradient"] else 1 for one in step.params}
+    total = _sum(Total(1, 4 * one.size * one.layers // parts[one.name]) for one in step.params)
+    return [Row("all-reduce", "data", "gradients, all microbatches", total)]
+
+
+def _held_gradients(step: _Step, parameter: _Parameter) -> Total:
+    """As `_gradients`, of the part that fsdp leaves to a device."""
+    return _gradients(step, parameter, parts=step.sizes["fsdp"] if parameter.divided["gradient"] else 1)
 
 
 def _fsdp(step: _Step) -> list[Row]:
@@ -283,5 +325,101 @@ def _tensor(step: _Step) -> list[Row]:
     ]
 
 
+def _context(step: _Step) -> list[Row]:
+    m, L, M, shards = step.model, step.model.num_layers, step.microbatches, step.sizes["context"]
+    gradients = _sum(_held_gradients(step, one) for one in step.params)
+    # Positions and segment ids, 4 bytes each, of all tokens.
+    ids = step.tokens * shards * 4
+    rows = [Row("all-reduce", "context", "gradients", gradients)]
+    if step.context_attention == "ring":
+        steps = ring_steps(step.length // shards // 2, shards, m.window)
+        sent = len(steps) - 1
+        elements = 2 * step.tokens * m.num_kv_heads * m.head_dim // step.sizes["tensor"]
+        again = L * M if step.lowering.gathers_ids_again else 0
+        return [
+            *rows,
+            Row(
+                "collective-permute",
+                "context",
+                "k and v, forward",
+                _times(Total(1, elements * step.itemsize), sent * L * M),
+            ),
+            Row(
+                "collective-permute",
+                "context",
+                "k and v, backward",
+                _times(Total(1, elements * step.itemsize), sent * L * M),
+            ),
+            Row("collective-permute", "context", "their gradients", _times(Total(1, elements * 4), sent * L * M)),
+            Row("all-gather", "context", "positions and segment ids", _times(Total(1, 2 * ids), M + again)),
+        ]
+    kv_heads = m.num_kv_heads * kv_repeats(m.num_heads, m.num_kv_heads, shards * step.sizes["tensor"])
+    per_head = step.tokens * m.head_dim * step.itemsize // step.sizes["tensor"]
+    exchanged = Total(4, 2 * per_head * (m.num_heads + kv_heads))  # q, k and v; the output
+    passes = {"forward": 1, "computed again": int(step.remat == "full"), "backward": 1}
+    return [
+        *rows,
+        *(Row("all-to-all", "context", f"heads, {what}", _times(exchanged, n * L * M)) for what, n in passes.items()),
+        Row("all-gather", "context", "positions and segment ids", _times(Total(2, 2 * ids), M)),
+    ]
+
+
+def _expert(step: _Step) -> list[Row]:
+    m, shards, runs = step.model, step.sizes["expert"], step.model.num_layers * step.microbatches
+    replicated = _sum(_held_gradients(step, one) for one in step.params if not one.of_experts)
+    rows = [Row("all-reduce", "expert", "gradients of all but experts", replicated)]
+    if m.expert_capacity:
+        slots = min(step.length, math.ceil(m.expert_capacity * step.length * m.experts_per_token / m.num_experts))
+        batch = step.tokens // step.length
+        exchanged = Total(2, 2 * batch * m.num_experts * slots * m.d_model * step.itemsize)
+        return [
+            *rows,
+            Row("all-to-all", "expert", "slots, forward", _times(exchanged, runs)),
+            Row("all-to-all", "expert", "slots, backward", _times(exchanged, runs)),
+        ]
+    tokens = step.tokens * shards
+    activations = Total(1, tokens * m.d_model * step.itemsize)
+    copies = tokens * m.experts_per_token
+    chosen, weights = Total(1, copies * 4), Total(1, copies * step.itemsize)
+    return [
+        *rows,
+        Row("all-gather", "expert", "tokens", _times(activations, runs)),
+        Row("all-gather", "expert", "chosen experts and their weights", _times(chosen + weights, runs)),
+        Row("reduce-scatter", "expert", "outputs", _times(activations, runs)),
+        Row("all-gather", "expert", "gradients of outputs", _times(activations, runs)),
+        Row("reduce-scatter", "expert", "gradients of tokens", _times(activations, runs)),
+        Row("reduce-scatter", "expert", "gradients of weights", _times(Total(1, copies * 4), runs)),
+    ]
+
+
+def _stage(step: _Step) -> list[Row]:
+    activations = Total(1, step.tokens * step.model.d_model * step.itemsize)
+    arrays, _ = tables(step.schedule)
+    phases = step.schedule.phases()
+    of_kind = {kind: sum(len(ticks) for kinds, ticks in phases if kind in kinds) for kind in "FB"}
+    at_most = {
+        end: sum(len(ticks) for _, ticks in phases if (arrays[end][ticks.start : ticks.stop] >= 0).any())
+        for end in ENDS
+    }
+    moved = {
+        ("collective-permute", "activations"): _times(activations, of_kind["F"]),
+        ("collective-permute", "gradients"): _times(activations, of_kind["B"]),
+        ("collective-permute", "output, at most"): _times(activations, at_most["leave"]),
+        ("all-reduce", "output, at most"): _times(activations, at_most["leave"]),
+        ("all-reduce", "embedding, at most"): _times(activations, at_most["enter"]),
+        ("all-reduce", "head, backward, at most"): _times(activations, at_most["leave"]),
+        ("all-reduce", "gradient of the embedding, at most"): _times(activations, at_most["exit"]),
+        ("all-reduce", "loss: maximum and sums, at most"): _times(Total(1, step.tokens * 4), 3 * at_most["leave"]),
+    }
+    return [Row(kind, "stage", what, total) for (kind, what), total in moved.items()]
+
+
 # Mesh axis -> its rows; one more axis is one more function here.
-AXES = {"data": _data, "fsdp": _fsdp, "tensor": _tensor}
+AXES = {
+    "stage": _stage,
+    "data": _data,
+    "fsdp": _fsdp,
+    "expert": _expert,
+    "context": _context,
+    "tensor": _tensor,
+}
