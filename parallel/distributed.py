@@ -1,6 +1,7 @@
 """Several processes as one run: the start by `jax.distributed`, and the checks that all are there."""
 
 import dataclasses
+import os
 import socket
 import sys
 import time
@@ -46,6 +47,8 @@ def start(config: Any = None) -> None:
 def _join(place: Place, timeout_s: int) -> None:
     # JAX would catch SIGTERM for a purpose of its own; train.interrupt does that.
     jax.config.update("jax_enable_preemption_service", False)
+    if place.process_id == 0:
+        _check_port(place.coordinator)
     began = time.monotonic()
     make_client, make_service = _jax.get_distributed_runtime_client, _jax.get_distributed_runtime_service
     # With a callback a start that fails is an exception here; without, JAX ends the process with a stack trace.
@@ -70,6 +73,22 @@ def _join(place: Place, timeout_s: int) -> None:
     Run.place, Run.timeout_s, Run.hosts = place, timeout_s, [f"process {i}" for i in range(place.num_processes)]
     Run.hosts = exchange("host", socket.gethostname())
     watch()
+
+
+def _check_port(coordinator: str) -> None:
+    """Checks that the service can listen; JAX would crash where it cannot.
+
+    Raises:
+        ValueError: the port is taken.
+    """
+    port = coordinator.rpartition(":")[2]
+    try:
+        socket.create_server(("", int(port))).close()
+    except OSError as error:
+        raise ValueError(
+            f"process 0 on {socket.gethostname()} cannot listen on port {port} for the other processes: "
+            f"{os.strerror(error.errno or 0)}. It is perhaps another run's: choose another config.distributed.port for all processes"
+        ) from None
 
 
 def _give_up(reason: str) -> str:

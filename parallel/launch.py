@@ -27,8 +27,17 @@ def main(argv: Sequence[str]) -> int:
     """The command; its exit status is 0 if that of all processes is, else that of the first that failed."""
     arguments = _read(argv)
     lock = threading.Lock()
-    port = arguments.port or free_port()
-    processes = [_start(arguments, index, port) for index in range(arguments.num_processes)]
+    try:
+        port = free_port(arguments.port)
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        _say(f"error: --port={arguments.port} cannot be listened on: {reason}; 0, the default, takes a free one")
+        return 2
+    try:
+        processes = [_start(arguments, index, port) for index in range(arguments.num_processes)]
+    except OSError as error:  # the first fails as the others would
+        _say(f"error: {arguments.command[0]!r} cannot be run: {error.strerror}")
+        return 127
     printers = [
         threading.Thread(target=_copy, args=(source, target, f"[{index}] ", lock))
         for index, process in enumerate(processes)
@@ -72,10 +81,13 @@ def _read(argv: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
-def free_port() -> int:
-    """A TCP port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+def free_port(port: int = 0) -> int:
+    """A TCP port that nobody listens on; the given one, or the system's choice.
+
+    Raises:
+        OSError: somebody listens on the given one.
+    """
+    with socket.create_server(("", port)) as probe:
         return probe.getsockname()[1]
 
 

@@ -1,6 +1,7 @@
 """Several processes on one machine, with commands so small that they need no JAX."""
 
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -83,5 +84,16 @@ def test_what_cannot_be_launched_is_an_error(argv: list[str], said: str, capsys:
     assert said in capsys.readouterr().err
 
 
-def test_a_free_port_is_one():
+def test_a_command_that_does_not_exist_is_an_error(capfd: pytest.CaptureFixture[str]):
+    assert main(["--num-processes=2", "--", "no-such-command", "--config=x"]) == 127
+    assert "launch: error: 'no-such-command' cannot be run: No such file or directory" in capfd.readouterr().err
+
+
+def test_a_port_that_is_taken_is_an_error(capfd: pytest.CaptureFixture[str]):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert main(["--num-processes=2", f"--port={port}", "--", "python", "-c", ""]) == 2
+        said = f"launch: error: --port={port} cannot be listened on: Address already in use; 0, the default, takes"
+        assert said in capfd.readouterr().err
+    assert free_port(port) == port
     assert 1024 < free_port() < 65536
