@@ -1,7 +1,6 @@
 """Where arrays live and how devices talk."""
 
 from .context import all_to_all_attention as all_to_all_attention
-from .context import ring_attention as ring_attention
 from .context import zigzag_order as zigzag_order
 from .distributed import start as start
 from .expert import exchange_experts as exchange_experts
@@ -21,6 +20,7 @@ from .processes import is_distributed as is_distributed
 from .processes import name_of as name_of
 from .processes import publish_once as publish_once
 from .processes import published as published
+from .ring import ring_attention as ring_attention
 from .schedules import Schedule as Schedule
 from .schedules import make_schedule as make_schedule
 from .sharding import BATCH_AXES as BATCH_AXES

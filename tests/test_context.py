@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 from data import prepare
 from model import attention
 from parallel import MeshConfig, all_to_all_attention, make_mesh, ring_attention, shard_batch, zigzag_order
-from parallel.context import Step, kv_repeats, ring_steps
+from parallel.context import kv_repeats
+from parallel.ring import Step, ring_steps
 from tests.helpers import one_device, uneven_batch
 from train import evaluate, init_state, make_train_step
 from train.compose import make_model, preflight

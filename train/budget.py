@@ -46,7 +46,8 @@ from jax.sharding import Mesh, NamedSharding
 from model import TransformerConfig
 from parallel import BATCH_AXES, Schedule
 from parallel.collectives import Total, Totals
-from parallel.context import kv_repeats, ring_steps
+from parallel.context import kv_repeats
+from parallel.ring import ring_steps
 from parallel.schedules import ENDS, tables
 
 from .compose import make_model, num_microbatches, rules_of, schedule_of
