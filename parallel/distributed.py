@@ -87,7 +87,8 @@ def _check_port(coordinator: str) -> None:
     except OSError as error:
         raise ValueError(
             f"process 0 on {socket.gethostname()} cannot listen on port {port} for the other processes: "
-            f"{os.strerror(error.errno or 0)}. It is perhaps another run's: choose another config.distributed.port for all processes"
+            f"{os.strerror(error.errno or 0)}. It is perhaps another run's: choose another "
+            "config.distributed.port for all processes"
         ) from None
 
 
