@@ -26,6 +26,8 @@ from train.restore import restore_state
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT_S = 12  # config.distributed.timeout_s of the run whose process is killed; the others wait for busy machines
+# Every process compiles for itself, what the ones before it have not left in the cache.
+QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 
 def launch(num_processes: int, devices: int, *command: str, grace_s: float = 60.0) -> subprocess.Popen[str]:
@@ -35,7 +37,7 @@ def launch(num_processes: int, devices: int, *command: str, grace_s: float = 60.
             *(f"--devices-per-process={devices}", f"--grace-s={grace_s}", "--", "python", *command),
         ],
         cwd=ROOT,
-        env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},  # every process compiles for itself
+        env=os.environ | QUICK,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
