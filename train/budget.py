@@ -20,7 +20,7 @@ The counts are those of the papers that the ways of dividing the work come from:
   which are the same for all layers, are gathered once.
 - expert: gradients of all but the experts are all-reduced in each microbatch. Without drops a layer gathers the tokens
   of the devices that share the experts and reduce-scatters their outputs, and the other way round for the gradients;
-  with a capacity an all-to-all takes B x E x capacity slots to the experts and one takes them back, forward and backward
+  with a capacity an all-to-all takes B x E x capacity slots to the experts and one takes them back, each way
   (GShard, Lepikhin et al. 2020, arXiv:2006.16668, section 3.2).
 - stage: one activation goes to the next stage in each tick that has a forward, and one gradient to the one before in
   each that has a backward (GPipe, Huang et al. 2019, arXiv:1811.06965, section 2). The vocabulary is divided over the
