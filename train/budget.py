@@ -20,13 +20,8 @@ The counts are those of the papers that the ways of dividing the work come from:
   which are the same for all layers, are gathered once.
 - expert: gradients of all but the experts are all-reduced in each microbatch. Without drops a layer gathers the tokens
   of the devices that share the experts and reduce-scatters their outputs, and the other way round for the gradients;
-<<<<<<< HEAD
-  with a capacity an all-to-all takes B x E x capacity slots to the experts and one takes them back, forward and
-  backward (GShard, Lepikhin et al. 2020, arXiv:2006.16668, section 3.2).
-=======
   with a capacity an all-to-all takes B x E x capacity slots to the experts and one takes them back, each way
   (GShard, Lepikhin et al. 2020, arXiv:2006.16668, section 3.2).
->>>>>>> budget
 - stage: one activation goes to the next stage in each tick that has a forward, and one gradient to the one before in
   each that has a backward (GPipe, Huang et al. 2019, arXiv:1811.06965, section 2). The vocabulary is divided over the
   stages: rows that enter are all-reduced; what leaves the last stage goes to all (a permute and an all-reduce), they
