@@ -26,7 +26,7 @@ bench:  ## run the benchmarks, which write docs/ and tests/bench/results/
 	$(MAKE) EXTRAS=dev,tpu run-bench
 
 run-bench: $(READY)
-	$(BIN)/python -m tests.bench
+	JAX_PLATFORMS=cpu XLA_FLAGS=--xla_force_host_platform_device_count=8 $(BIN)/python -m tests.bench
 
 check: lint types test  ## what CI runs: lint, format, types, tests
 

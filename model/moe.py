@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
+from jax.custom_batching import sequential_vmap
 
 from .config import TransformerConfig
 from .layers import ACTIVATIONS, projection_init, weight
@@ -110,7 +111,7 @@ def dropless(x_BTD: Array, chosen_BTk: Array, gates_BTk: Array, weights: dict[st
     is_copy_M1 = (expert_M < E)[:, None]
 
     def project(name: str, x_MI: Array) -> Array:
-        y_MO = jax.lax.ragged_dot(x_MI, weights[f"w_{name}"], sizes_E)
+        y_MO = grouped_matmul(x_MI, weights[f"w_{name}"], sizes_E)
         if f"b_{name}" in weights:
             y_MO = y_MO + weights[f"b_{name}"].at[expert_M].get(mode="fill", fill_value=0)
         return y_MO
@@ -120,6 +121,33 @@ def dropless(x_BTD: Array, chosen_BTk: Array, gates_BTk: Array, weights: dict[st
     y_MD = jnp.where(is_copy_M1, _mlp(project, x_MD, weights, activation), jnp.zeros((), x_ND.dtype))
     y_MD = y_MD * gates_BTk.reshape(-1)[order_M][:, None].astype(y_MD.dtype)
     return jnp.zeros_like(x_ND).at[token_M].add(y_MD).reshape(x_BTD.shape)
+
+
+@jax.custom_vjp
+def grouped_matmul(x_MI: Array, w_EIO: Array, sizes_E: Array) -> Array:
+    """The first sizes_E[0] rows times w_EIO[0], the next sizes_E[1] rows times w_EIO[1], and so on.
+
+    It is `lax.ragged_dot`, but where it is mapped over, as by the stages of a pipeline, it takes one after the other:
+    XLA for TPUs has no batched form.
+    """
+    return _grouped_matmul(x_MI, w_EIO, sizes_E)
+
+
+@sequential_vmap
+def _grouped_matmul(x_MI: Array, w_EIO: Array, sizes_E: Array) -> Array:
+    return jax.lax.ragged_dot(x_MI, w_EIO, sizes_E)
+
+
+@sequential_vmap
+def _grouped_matmul_pull_back(x_MI: Array, w_EIO: Array, sizes_E: Array, dy_MO: Array) -> tuple[Array, Array]:
+    _, pull_back = jax.vjp(lambda x_MI, w_EIO: jax.lax.ragged_dot(x_MI, w_EIO, sizes_E), x_MI, w_EIO)
+    return pull_back(dy_MO)
+
+
+grouped_matmul.defvjp(
+    lambda x_MI, w_EIO, sizes_E: (_grouped_matmul(x_MI, w_EIO, sizes_E), (x_MI, w_EIO, sizes_E)),
+    lambda kept, dy_MO: (*_grouped_matmul_pull_back(*kept, dy_MO), None),
+)
 
 
 def with_capacity(

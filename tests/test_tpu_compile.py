@@ -44,15 +44,21 @@ MIXES = {
     "context x tensor": ({"context": 2, "tensor": 2}, {}),
     "context x tensor, all-to-all": ({"context": 2, "tensor": 2}, {"mesh.context_attention": "all_to_all"}),
     "fsdp x tensor": ({"fsdp": 2, "tensor": 2}, {}),
-    # Without a capacity the compiler for TPUs refuses: stages are a batch dim of `lax.ragged_dot`, which it has not.
     "stage x expert": (
         {"stage": 2, "expert": 2},
         STAGES | {"model.num_experts": 4, "model.expert_capacity": 1.5},
     ),
+    "stage x expert, dropless": ({"stage": 2, "expert": 2}, STAGES | {"model.num_experts": 4}),
 }
 # Every axis on one generation, and each of them in a mix on the others; `make bench` compiles all for all.
 MIXED = (("v5e", "context x tensor"), ("v5p", "context x tensor, all-to-all"), ("v6e", "stage x expert"))
-MIXED += (("v5p", "stage x expert"), ("v6e", "context x tensor"), ("v5p", "fsdp x tensor"), ("v6e", "fsdp x tensor"))
+MIXED += (
+    ("v5e", "stage x expert, dropless"),
+    ("v5p", "stage x expert"),
+    ("v6e", "context x tensor"),
+    ("v5p", "fsdp x tensor"),
+    ("v6e", "fsdp x tensor"),
+)
 
 
 @functools.cache

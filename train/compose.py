@@ -147,11 +147,6 @@ def preflight(config: Any, mesh: Mesh) -> None:
     num_microbatches(config, mesh)
     if mesh.shape["stage"] > 1:
         schedule_of(config, mesh)
-        if c.num_experts and not c.expert_capacity and mesh.devices.flat[0].platform == "tpu":
-            raise ValueError(
-                f"config.model.expert_capacity=0 with config.mesh.stage={mesh.shape['stage']} needs a grouped matmul "
-                "over stages, which XLA for TPUs does not have; use config.model.expert_capacity=1.25 or mesh.stage=1"
-            )
     for logical, key, size in (
         ("heads", "num_heads", c.num_heads),
         ("kv_heads", "num_kv_heads", c.num_kv_heads),

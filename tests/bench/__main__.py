@@ -1,6 +1,7 @@
 """All benchmarks, one after the other: `make bench`."""
 
-from tests.bench import equivalence
+from tests.bench import collectives, equivalence
 
 if __name__ == "__main__":
     equivalence.main()
+    collectives.main()
