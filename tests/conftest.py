@@ -6,6 +6,7 @@ from pathlib import Path
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["NPROC"] = "24"  # threads of XLA: collectives that wait in one each must leave some for the other devices
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # what tests wait for is the compiler of machine code
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "1"  # XLA's warnings are heard, see test_collectives.py
 CACHE = Path(__file__).parents[1] / ".pytest_cache" / "xla"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)

@@ -31,6 +31,7 @@ def in_process(num_devices: int) -> list[dict[str, Any]]:
     """The rows of the cases for so many simulated devices, measured in a process that has them."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # as in the tests, which wait for the compiler
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
         "NPROC": str(3 * num_devices),
     }
