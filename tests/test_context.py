@@ -330,7 +330,8 @@ def test_evaluation_and_samples_are_those_of_one_device(config: ConfigDict):
         params = init_state(config, place).params
         figures.append(evaluate(config, params, place, limit=2))
         texts.append(continue_prompts(config, params, place, prepare(config.data).tokenizer, ["the", "a row of", ""]))
-    assert figures[1] == pytest.approx(figures[0], rel=1e-6)
+    # The perplexity, an exponential, has the loss's error times the loss.
+    assert figures[1] == pytest.approx(figures[0], rel=1e-5)
     assert texts[1] == texts[0]
 
 

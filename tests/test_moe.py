@@ -408,7 +408,7 @@ def test_experts_nest_in_a_pipeline(dtype: str):
 def test_any_rows_and_rules_give_the_same_output(replaced: str):
     """Three rows of five tokens, as prompts may be, do not fill the mesh; experts may live on other axes."""
     mesh = make_mesh(MeshConfig(fsdp=2, expert=2, tensor=2))
-    rules = make_rules("default", replaced)
+    rules = make_rules("zero3", replaced)
     x_BTD, choose = (jax.random.normal(key, (3, 5, D)) for key in jax.random.split(jax.random.key(0)))
     chosen_BTk = jnp.argsort(choose)[..., :2] % 9  # of eight experts; what is out of range goes nowhere
     gates_BTk = jax.nn.softmax(choose[..., :2])

@@ -7,11 +7,11 @@ import jax
 
 from data import prepare
 from data.command_line import read_command_line
-from parallel import in_turns
+from parallel import in_turns, start
 
 from .evaluation import evaluate
 from .restore import restore_params
-from .runtime import run_command
+from .runtime import run_command, set_up
 from .workdir import check_same_corpus
 
 
@@ -27,9 +27,11 @@ def main(argv: list[str]) -> None:
     if split not in ("valid", "train"):
         raise ValueError(f"--split={split!r} is not known; use valid or train")
     config, workdir = arguments.config, arguments.flags["workdir"]
-    params, mesh, step = restore_params(config, workdir)
+    set_up(config.compile_cache)
+    start(config.distributed)
     corpus = in_turns("prepare", lambda: prepare(config.data))
     check_same_corpus(workdir, corpus)
+    params, mesh, step = restore_params(config, workdir)
     values = evaluate(config, params, mesh, corpus=corpus, split=split, limit=arguments.flags["limit"])
     if jax.process_index() != 0:
         return
