@@ -2,6 +2,7 @@
 
 import json
 import sys
+from typing import Any
 
 import jax
 
@@ -26,7 +27,8 @@ def main(argv: list[str]) -> None:
     split = arguments.flags["split"]
     if split not in ("valid", "train"):
         raise ValueError(f"--split={split!r} is not known; use valid or train")
-    config, workdir = arguments.config, arguments.flags["workdir"]
+    config: Any = arguments.config
+    workdir = arguments.flags["workdir"]
     set_up(config.compile_cache)
     start(config.distributed)
     corpus = in_turns("prepare", lambda: prepare(config.data))
