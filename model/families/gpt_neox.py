@@ -1,0 +1,78 @@
+"""GPT-NeoX (Pythia): attention and MLP in parallel, a part of each head turns, and projections fused head by head."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from .family import UNGATED, Config, Family, read_activation, read_keys, write_activation, write_keys
+from .llama import KEYS as LLAMA_KEYS
+from .positions import read_rope, write_rope
+
+KEYS = LLAMA_KEYS | {"norm_eps": "layer_norm_eps", "num_kv_heads": "num_attention_heads"}
+KEYS.pop("head_dim")
+ROPE_KEYS = {"theta_key": "rotary_emb_base", "fraction_key": "rotary_pct"}
+WEIGHTS = {
+    "gpt_neox.embed_in.weight": "embedding: V D",
+    "gpt_neox.layers.{i}.input_layernorm.weight": "layers/attention_norm/scale: D",
+    "gpt_neox.layers.{i}.input_layernorm.bias": "layers/attention_norm/bias: D",
+    "gpt_neox.layers.{i}.post_attention_layernorm.weight": "layers/mlp_norm/scale: D",
+    "gpt_neox.layers.{i}.post_attention_layernorm.bias": "layers/mlp_norm/bias: D",
+    "gpt_neox.layers.{i}.attention.query_key_value.weight": (
+        "layers/attention/w_q: (N *H) D -> D N H",
+        "layers/attention/w_k: (N *H) D -> D N H",
+        "layers/attention/w_v: (N *H) D -> D N H",
+    ),
+    "gpt_neox.layers.{i}.attention.query_key_value.bias": (
+        "layers/attention/b_q: (N *H) -> N H",
+        "layers/attention/b_k: (N *H) -> N H",
+        "layers/attention/b_v: (N *H) -> N H",
+    ),
+    "gpt_neox.layers.{i}.attention.dense.weight": "layers/attention/w_out: D (N H) -> N H D",
+    "gpt_neox.layers.{i}.attention.dense.bias": "layers/attention/b_out: D",
+    "gpt_neox.layers.{i}.mlp.dense_h_to_4h.weight": "layers/mlp/w_in: F D -> D F",
+    "gpt_neox.layers.{i}.mlp.dense_h_to_4h.bias": "layers/mlp/b_in: F",
+    "gpt_neox.layers.{i}.mlp.dense_4h_to_h.weight": "layers/mlp/w_out: D F -> F D",
+    "gpt_neox.layers.{i}.mlp.dense_4h_to_h.bias": "layers/mlp/b_out: D",
+    "gpt_neox.final_layer_norm.weight": "final_norm/scale: D",
+    "gpt_neox.final_layer_norm.bias": "final_norm/bias: D",
+    "embed_out.weight": "head: V D",
+}
+
+
+def _read(config: Mapping[str, Any], names: Collection[str]) -> Config:
+    return {
+        **read_keys(config, KEYS),
+        **read_rope(config, fraction=0.25, **ROPE_KEYS),
+        "block": "parallel" if config["use_parallel_residual"] else "pre",
+        "norm": "layernorm",
+        "bias": "all",
+        "activation": read_activation(config, "hidden_act", UNGATED),
+    }
+
+
+def _write(core: Config) -> Config:
+    return {
+        **write_keys(core, KEYS),
+        **write_rope(core, has_fraction=True, **ROPE_KEYS),
+        "use_parallel_residual": core["block"] == "parallel",
+        "hidden_act": write_activation(core, UNGATED),
+    }
+
+
+GPT_NEOX = Family(
+    model_type="gpt_neox",
+    architecture="GPTNeoXForCausalLM",
+    read=_read,
+    write=_write,
+    weights=WEIGHTS,
+    defaults={
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-5,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": False,
+        "use_parallel_residual": True,
+    },
+    legal={"attention_bias": (True,), "is_decoder": (False,)},
+    renames=((r"^(embed_in|layers|final_layer_norm)\.", r"gpt_neox.\1."), (r"^lm_head\.", "embed_out.")),
+    ignored=(r".*\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)",),
+    copies={"embed_out.weight": "gpt_neox.embed_in.weight"},
+)
