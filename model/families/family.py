@@ -80,7 +80,8 @@ class Family:
         read: from config.json, with `defaults` where it is silent, and the tensors' names to the core's fields.
         write: the way back.
         weights: a tensor's name to "path: pattern" of our parameter, or several of them that it joins; see
-            `names.bind`. "{i}" is the layer, "{e}" the expert. What the core's config has no parameter for is left out.
+            `names.bind`. "{i}" is the layer, "{e}" the expert. What the core has no parameter for is left out, also
+            "path with other: pattern" and "path without other: pattern", by another parameter beside it.
         defaults: Hugging Face's values of keys that config.json may leave out.
         legal: keys that only have these values here.
         renames: pattern and replacement of names that older files, or those of a part of the model, have.

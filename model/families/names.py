@@ -156,12 +156,21 @@ def _stacks(rules: list[str], shapes: Mapping[str, tuple[int, ...]]) -> list[lis
     stacks = [rules]
     if rules[0].startswith("layers/"):
         stacks.insert(0, [f"dense_{rule}" for rule in rules])
-    return [stack for stack in stacks if all(rule.partition(":")[0] in shapes for rule in stack)]
+    return [stack for stack in stacks if all(_applies(rule, shapes) for rule in stack)]
+
+
+def _applies(rule: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether there is the rule's parameter, "with" or "without" the one beside it."""
+    path, *condition = rule.partition(":")[0].split()
+    if not condition:
+        return path in shapes
+    beside = f"{path.rpartition('/')[0]}/{condition[1]}"
+    return path in shapes and (beside in shapes) == (condition[0] == "with")
 
 
 def _tensors(name: str, rules: list[str], core: Config, shapes: Mapping[str, tuple[int, ...]]) -> list[Tensor]:
     """A tensor for each layer and expert."""
-    path = rules[0].partition(":")[0]
+    path = rules[0].partition(":")[0].split()[0]
     first = core.get("num_dense_layers", 0) if path.startswith("layers/") else 0
     # The first layer's attention has no norm of its own in some: ours is there, and not used.
     skipped = "{i}" in name and core.get("embedding_norm") == "first" and "/attention_norm/" in path
@@ -183,7 +192,7 @@ def _part(
     rule: str, index: Index, core: Config, shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[Part, tuple[int, int, int]]:
     """A part, and where it is joined: the dim, the first dim of the group that opens for it, and that group's dims."""
-    path, _, pattern = (text.strip() for text in rule.partition(":"))
+    path, pattern = rule.partition(":")[0].split()[0], rule.partition(":")[2].strip()
     file, _, ours = (text.strip() for text in pattern.partition("->"))
     ours = ours or file.replace("*", "").replace("~", "")
     pairs = re.search(r"(\w)~", file)

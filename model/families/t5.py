@@ -33,9 +33,9 @@ def _layers(name: str, path: str, *, mlp: int) -> dict[str, str]:
         names[f"{layer}{i}.layer_norm.weight"] = f"{path}/{ours}_norm/scale: D"
     return {
         **names,
-        f"{layer}{mlp}.DenseReluDense.wi.weight": f"{path}/mlp/w_in: F D -> D F",
+        f"{layer}{mlp}.DenseReluDense.wi.weight": f"{path}/mlp/w_in without w_gate: F D -> D F",
         f"{layer}{mlp}.DenseReluDense.wi_0.weight": f"{path}/mlp/w_gate: F D -> D F",
-        f"{layer}{mlp}.DenseReluDense.wi_1.weight": f"{path}/mlp/w_in: F D -> D F",
+        f"{layer}{mlp}.DenseReluDense.wi_1.weight": f"{path}/mlp/w_in with w_gate: F D -> D F",
         f"{layer}{mlp}.DenseReluDense.wo.weight": f"{path}/mlp/w_out: D F -> F D",
         f"{layer}{mlp}.layer_norm.weight": f"{path}/mlp_norm/scale: D",
     }
