@@ -138,8 +138,8 @@ def import_params(source: Source, abstract: Any) -> Any:
     with contextlib.closing(_Reader(source)) as reader:
         for path, holders in _by_path(tensors).items():
             shape, sharding = named[path].shape, named[path].sharding
-            places = sharding.addressable_devices_indices_map(shape).values()
-            shares = _read(reader, path, holders, [_place(slices, shape) for slices in places])
+            places = [_place(slices, shape) for slices in sharding.addressable_devices_indices_map(shape).values()]
+            shares = _read(reader, path, holders, places)
             found[path] = jax.make_array_from_callback(
                 shape,
                 sharding,
@@ -187,7 +187,7 @@ def _read(reader: _Reader, path: str, holders: list[Tensor], places: list[Place]
     return shares
 
 
-def _place(slices: tuple[slice, ...], shape: tuple[int, ...]) -> Place:
+def _place(slices: Any, shape: tuple[int, ...]) -> Place:
     return tuple(s.indices(size)[:2] for s, size in zip(slices, shape, strict=True))
 
 
@@ -211,11 +211,11 @@ def _check(source: Source, tensors: list[Tensor]) -> None:
             wrong["of another shape"].append(f"{entry.name} is {entry.shape} and must be {tensor.shape}, for {ours}")
         elif entry.dtype not in DTYPES:
             wrong["of a dtype that is not read"].append(f"{entry.name} is {entry.dtype}; use {', '.join(DTYPES)}")
-    known = {tensor.name for tensor in tensors}
+    known, num_layers = {tensor.name for tensor in tensors}, str(source.core["num_layers"])
     for name in entries.keys() - known:
         if name in family.copies:
             wrong["copies that are not equal"] += _unequal_copy(source, name)
-        elif not any(re.fullmatch(p.replace("{num_layers}", f"{source.core['num_layers']}"), name) for p in family.ignored):
+        elif not any(re.fullmatch(p.replace("{num_layers}", num_layers), name) for p in family.ignored):
             wrong["too many"].append(f"{entries[name].name} {entries[name].shape}")
     if any(wrong.values()):
         lines = []
@@ -250,8 +250,8 @@ def _files(directory: Path) -> list[Path]:
         return [directory / SINGLE]
     if pickles := sorted(path.name for path in directory.glob("*.bin")):
         raise ValueError(
-            f"{directory} has {', '.join(pickles)} but no safetensors. Such a file can run code when it is read, so it is "
-            "not read here; convert it where PyTorch and transformers are, and where you trust it:\n"
+            f"{directory} has {', '.join(pickles)} but no safetensors. Such a file can run code when it is read, so "
+            "it is not read here; convert it where PyTorch and transformers are, and where you trust it:\n"
             '  python -c "import sys, transformers as t; d = sys.argv[1]; c = t.AutoConfig.from_pretrained(d); '
             f'getattr(t, c.architectures[0]).from_pretrained(d).save_pretrained(d)" {directory}'
         )

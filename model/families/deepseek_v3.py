@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from .family import Config, Family, choice, options
-from .llama import COPIES, DEFAULTS, ENDS, IGNORED, MLP, NORMS, RENAMES, read_plain, write_plain
+from .llama_like import DEFAULTS, ENDS, FILES, MLP, NORMS, read_llama, write_llama
 from .positions import read_rope, write_rope, yarn_scale
 from .qwen3_moe import EXPERTS
 
@@ -39,7 +39,7 @@ def _read(config: Mapping[str, Any], names: Collection[str]) -> Config:
     groups = {"groups": config["n_group"] or 1, "top_groups": config["topk_group"] or 1}
     norm, factor = int(config["norm_topk_prob"]), float(config["routed_scaling_factor"])
     return {
-        **read_plain({**config, "head_dim": fixed}),
+        **read_llama({**config, "head_dim": fixed}),
         **rope,
         **{field: config[key] for field, key in NUMBERS.items()},
         "attention_scale": scale,
@@ -51,7 +51,7 @@ def _read(config: Mapping[str, Any], names: Collection[str]) -> Config:
 
 
 def _write(core: Config) -> Config:
-    written, latent, router = write_plain(core), options(core["latent_attention"]), options(core["router"])
+    written, latent, router = write_llama(core), options(core["latent_attention"]), options(core["router"])
     rope, turning, fixed = write_rope(core), int(latent["rope"]), written.pop("head_dim")
     if core["attention_scale"] and rope["rope_scaling"]:
         factor = rope["rope_scaling"]["factor"]
@@ -84,7 +84,7 @@ DEEPSEEK_V3 = Family(
     | {"routed_scaling_factor": 2.5, "max_position_embeddings": 4096},
     # The norms of the latents have an eps of their own in Hugging Face's code, which is 1e-6 whatever the config says.
     legal={"attention_bias": (False,), "rope_interleave": (True,), "rms_norm_eps": (1e-6,)},
-    renames=RENAMES,
-    ignored=(*IGNORED, r"model\.layers\.{num_layers}\..*"),  # of the prediction of the token after the next
-    copies=COPIES,
+    renames=FILES["renames"],
+    ignored=(*FILES["ignored"], r"model\.layers\.{num_layers}\..*"),  # predicts the token after the next
+    copies=FILES["copies"],
 )

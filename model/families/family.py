@@ -46,6 +46,7 @@ OPTIONS: Config = {
     "local_theta": 0.0,
     "offset": 0,
     "buckets": 32,
+    "distance": 128,
     "query": 0,
     "channels": 3,
     "normalize": 1,
@@ -102,15 +103,15 @@ class Family:
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     spellings: Mapping[str, tuple[tuple[str, str], ...]] = dataclasses.field(default_factory=dict)
 
-    def architecture_of(self, core: Config) -> str:
+    def architecture_of(self, core: Mapping[str, Any]) -> str:
         """The class that reads a model of the core's config."""
-        return self.architecture if isinstance(self.architecture, str) else self.architecture(core)
+        return self.architecture if isinstance(self.architecture, str) else self.architecture(NEUTRAL | dict(core))
 
     def name_in_table(self, name: str) -> str:
         """The table's name of a tensor in a file."""
         return _respell(name, self.renames)
 
-    def name_in_file(self, core: Config, name: str) -> str:
+    def name_in_file(self, core: Mapping[str, Any], name: str) -> str:
         """The name in the file of a tensor of the table."""
         return _respell(name, self.spellings.get(self.architecture_of(core), ()))
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from .family import Config, Family
-from .llama import ATTENTION, COPIES, DEFAULTS, ENDS, IGNORED, MLP, NORMS, RENAMES, read_plain, write_plain
+from .llama_like import ATTENTION, DEFAULTS, ENDS, FILES, MLP, NORMS, read_llama, write_llama
 from .positions import read_rope, write_rope
 
 GEMMA_DEFAULTS = DEFAULTS | {"tie_word_embeddings": True, "head_dim": 256, "max_position_embeddings": 8192}
@@ -21,12 +21,12 @@ def _read(config: Mapping[str, Any], names: Collection[str]) -> Config:
     # The first releases say "gelu" and mean the tanh form, which transformers takes it for.
     said = config.get("hidden_activation") or config["hidden_act"]
     config = {**config, "hidden_act": "gelu_pytorch_tanh" if said == "gelu" else said}
-    core = {**read_plain(config), **read_rope(config), **SHARED}
+    core = {**read_llama(config), **read_rope(config), **SHARED}
     return {**core, "embedding_scale": embedding_scale(core)}
 
 
 def _write(core: Config) -> Config:
-    written = {**write_plain(core), **write_rope(core)}
+    written = {**write_llama(core), **write_rope(core)}
     return {**written, "hidden_activation": written["hidden_act"]}
 
 
@@ -38,7 +38,5 @@ GEMMA = Family(
     weights={**ENDS, **NORMS, **ATTENTION, **MLP},
     defaults=GEMMA_DEFAULTS | {"hidden_act": "gelu_pytorch_tanh"},
     legal=GEMMA_LEGAL,
-    renames=RENAMES,
-    ignored=IGNORED,
-    copies=COPIES,
+    **FILES,
 )

@@ -5,7 +5,7 @@ from typing import Any
 
 from .family import Config, Family
 from .gemma import GEMMA_DEFAULTS, GEMMA_LEGAL, SHARED, embedding_scale
-from .llama import ATTENTION, COPIES, ENDS, IGNORED, MLP, RENAMES, read_plain, write_plain
+from .llama_like import ATTENTION, ENDS, FILES, MLP, read_llama, write_llama
 from .positions import FULL, SLIDING, read_rope, read_windows, write_layer_types, write_rope
 
 NORMS_AROUND = {
@@ -19,7 +19,7 @@ NORMS_AROUND = {
 def read_gemma2(config: Mapping[str, Any], period: int) -> Config:
     """What Gemma 2 and 3 share, without positions; every `period`-th layer has no window."""
     types = [SLIDING if (i + 1) % period else FULL for i in range(config["num_hidden_layers"])]
-    core = {**read_plain(config, "hidden_activation"), **SHARED, "block": "both"}
+    core = {**read_llama(config, "hidden_activation"), **SHARED, "block": "both"}
     scalar = config["query_pre_attn_scalar"]
     return {
         **core,
@@ -33,7 +33,7 @@ def read_gemma2(config: Mapping[str, Any], period: int) -> Config:
 
 def write_gemma2(core: Config) -> Config:
     """The way back."""
-    plain, scale = write_plain(core, "hidden_activation"), core["attention_scale"]
+    plain, scale = write_llama(core, "hidden_activation"), core["attention_scale"]
     return {
         **plain,
         "query_pre_attn_scalar": round(scale**-2) if scale else plain["head_dim"],
@@ -67,7 +67,5 @@ GEMMA2 = Family(
         "final_logit_softcapping": 30.0,
     },
     legal=GEMMA_LEGAL,
-    renames=RENAMES,
-    ignored=IGNORED,
-    copies=COPIES,
+    **FILES,
 )

@@ -6,7 +6,7 @@ from typing import Any
 from .family import Config, Family
 from .gemma import GEMMA_DEFAULTS, GEMMA_LEGAL
 from .gemma2 import NORMS_AROUND, read_gemma2, write_gemma2
-from .llama import ATTENTION, COPIES, ENDS, IGNORED, MLP, RENAMES
+from .llama_like import ATTENTION, ENDS, FILES, MLP
 from .positions import read_rope, write_rope
 from .qwen3 import QK_NORMS
 
@@ -38,7 +38,5 @@ GEMMA3_TEXT = Family(
         "max_position_embeddings": 131072,
     },
     legal=GEMMA_LEGAL,
-    renames=RENAMES,
-    ignored=IGNORED,
-    copies=COPIES,
+    **FILES,
 )

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from .family import UNGATED, Config, Family, read_activation, read_keys, write_activation, write_keys
+from .tables import dense, norm
 
 KEYS = {
     "vocab_size": "vocab_size",
@@ -15,31 +16,18 @@ KEYS = {
     "norm_eps": "layer_norm_epsilon",
     "tie_embeddings": "tie_word_embeddings",
 }
+LAYER = "transformer.h.{i}."
 WEIGHTS = {
     "transformer.wte.weight": "embedding: V D",
     "transformer.wpe.weight": "positions: T D",
-    "transformer.h.{i}.ln_1.weight": "layers/attention_norm/scale: D",
-    "transformer.h.{i}.ln_1.bias": "layers/attention_norm/bias: D",
-    "transformer.h.{i}.attn.c_attn.weight": (
-        "layers/attention/w_q: D *(N H) -> D N H",
-        "layers/attention/w_k: D *(K H) -> D K H",
-        "layers/attention/w_v: D *(K H) -> D K H",
-    ),
-    "transformer.h.{i}.attn.c_attn.bias": (
-        "layers/attention/b_q: *(N H) -> N H",
-        "layers/attention/b_k: *(K H) -> K H",
-        "layers/attention/b_v: *(K H) -> K H",
-    ),
-    "transformer.h.{i}.attn.c_proj.weight": "layers/attention/w_out: (N H) D -> N H D",
-    "transformer.h.{i}.attn.c_proj.bias": "layers/attention/b_out: D",
-    "transformer.h.{i}.ln_2.weight": "layers/mlp_norm/scale: D",
-    "transformer.h.{i}.ln_2.bias": "layers/mlp_norm/bias: D",
-    "transformer.h.{i}.mlp.c_fc.weight": "layers/mlp/w_in: D F",
-    "transformer.h.{i}.mlp.c_fc.bias": "layers/mlp/b_in: F",
-    "transformer.h.{i}.mlp.c_proj.weight": "layers/mlp/w_out: F D",
-    "transformer.h.{i}.mlp.c_proj.bias": "layers/mlp/b_out: D",
-    "transformer.ln_f.weight": "final_norm/scale: D",
-    "transformer.ln_f.bias": "final_norm/bias: D",
+    **norm(f"{LAYER}ln_1", "layers/attention_norm"),
+    f"{LAYER}attn.c_attn.weight": tuple(f"layers/attention/w_{n}: D *(N H) -> D N H" for n in "qkv"),
+    f"{LAYER}attn.c_attn.bias": tuple(f"layers/attention/b_{n}: *(N H) -> N H" for n in "qkv"),
+    **dense(f"{LAYER}attn.c_proj", "layers/attention/w_out: (N H) D -> N H D", "b_out: D"),
+    **norm(f"{LAYER}ln_2", "layers/mlp_norm"),
+    **dense(f"{LAYER}mlp.c_fc", "layers/mlp/w_in: D F", "b_in: F"),
+    **dense(f"{LAYER}mlp.c_proj", "layers/mlp/w_out: F D", "b_out: D"),
+    **norm("transformer.ln_f", "final_norm"),
     "lm_head.weight": "head: V D",
 }
 
@@ -60,7 +48,7 @@ def _read(config: Mapping[str, Any], names: Collection[str]) -> Config:
 def _write(core: Config) -> Config:
     return {
         **write_keys(core, KEYS),
-        "activation_function": write_activation(core, UNGATED),
+        "activation_function": write_activation(core, {"gelu_new": "gelu", **UNGATED}),  # as its own files say it
         "scale_attn_weights": core["attention_scale"] == 0,
     }
 

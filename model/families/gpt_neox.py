@@ -4,36 +4,23 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from .family import UNGATED, Config, Family, read_activation, read_keys, write_activation, write_keys
-from .llama import KEYS as LLAMA_KEYS
+from .llama_like import KEYS as LLAMA_KEYS
 from .positions import read_rope, write_rope
+from .tables import dense, mlp, norm
 
 KEYS = LLAMA_KEYS | {"norm_eps": "layer_norm_eps", "num_kv_heads": "num_attention_heads"}
 KEYS.pop("head_dim")
-ROPE_KEYS = {"theta_key": "rotary_emb_base", "fraction_key": "rotary_pct"}
+ROPE_KEYS: dict[str, Any] = {"theta_key": "rotary_emb_base", "fraction_key": "rotary_pct"}
+LAYER = "gpt_neox.layers.{i}."
 WEIGHTS = {
     "gpt_neox.embed_in.weight": "embedding: V D",
-    "gpt_neox.layers.{i}.input_layernorm.weight": "layers/attention_norm/scale: D",
-    "gpt_neox.layers.{i}.input_layernorm.bias": "layers/attention_norm/bias: D",
-    "gpt_neox.layers.{i}.post_attention_layernorm.weight": "layers/mlp_norm/scale: D",
-    "gpt_neox.layers.{i}.post_attention_layernorm.bias": "layers/mlp_norm/bias: D",
-    "gpt_neox.layers.{i}.attention.query_key_value.weight": (
-        "layers/attention/w_q: (N *H) D -> D N H",
-        "layers/attention/w_k: (N *H) D -> D N H",
-        "layers/attention/w_v: (N *H) D -> D N H",
-    ),
-    "gpt_neox.layers.{i}.attention.query_key_value.bias": (
-        "layers/attention/b_q: (N *H) -> N H",
-        "layers/attention/b_k: (N *H) -> N H",
-        "layers/attention/b_v: (N *H) -> N H",
-    ),
-    "gpt_neox.layers.{i}.attention.dense.weight": "layers/attention/w_out: D (N H) -> N H D",
-    "gpt_neox.layers.{i}.attention.dense.bias": "layers/attention/b_out: D",
-    "gpt_neox.layers.{i}.mlp.dense_h_to_4h.weight": "layers/mlp/w_in: F D -> D F",
-    "gpt_neox.layers.{i}.mlp.dense_h_to_4h.bias": "layers/mlp/b_in: F",
-    "gpt_neox.layers.{i}.mlp.dense_4h_to_h.weight": "layers/mlp/w_out: D F -> F D",
-    "gpt_neox.layers.{i}.mlp.dense_4h_to_h.bias": "layers/mlp/b_out: D",
-    "gpt_neox.final_layer_norm.weight": "final_norm/scale: D",
-    "gpt_neox.final_layer_norm.bias": "final_norm/bias: D",
+    **norm(f"{LAYER}input_layernorm", "layers/attention_norm"),
+    **norm(f"{LAYER}post_attention_layernorm", "layers/mlp_norm"),
+    f"{LAYER}attention.query_key_value.weight": tuple(f"layers/attention/w_{n}: (N *H) D -> D N H" for n in "qkv"),
+    f"{LAYER}attention.query_key_value.bias": tuple(f"layers/attention/b_{n}: (N *H) -> N H" for n in "qkv"),
+    **dense(f"{LAYER}attention.dense", "layers/attention/w_out: D (N H) -> N H D", "b_out: D"),
+    **mlp("layers/mlp", first=f"{LAYER}mlp.dense_h_to_4h", last=f"{LAYER}mlp.dense_4h_to_h"),
+    **norm("gpt_neox.final_layer_norm", "final_norm"),
     "embed_out.weight": "head: V D",
 }
 

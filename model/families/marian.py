@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from .bart import COPIES, HEAD, LAYERS, LEGAL, read_bart, write_bart
+from .bart_like import COPIES, DEFAULTS, LEGAL, RENAMES, WEIGHTS, read_bart, write_bart
 from .family import Config, Family, no_counterpart
 
 
@@ -18,11 +18,10 @@ MARIAN = Family(
     architecture="MarianMTModel",
     read=_read,
     write=write_bart,
-    weights={**LAYERS, **HEAD},
-    defaults={"activation_function": "gelu", "scale_embedding": False, "tie_word_embeddings": True}
-    | {"max_position_embeddings": 1024},
+    weights=WEIGHTS,
+    defaults=DEFAULTS,
     legal=LEGAL | {"normalize_embedding": (False,), "share_encoder_decoder_embeddings": (True,)},
-    renames=((r"^(shared|encoder|decoder)\.", r"model.\1."),),
+    renames=RENAMES,
     ignored=(r"model\.(encoder|decoder)\.embed_positions\.weight",),
     copies=COPIES,
 )

@@ -4,18 +4,18 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from .family import Config, Family
-from .llama import ATTENTION, COPIES, DEFAULTS, ENDS, IGNORED, MLP, NORMS, RENAMES, read_plain, write_plain
+from .llama_like import ATTENTION, DEFAULTS, ENDS, FILES, MLP, NO_BIAS, NORMS, read_llama, write_llama
 from .positions import read_rope, read_windows, write_rope
 
 
 def read(config: Mapping[str, Any], names: Collection[str], *, theta: float = 10000.0) -> Config:
     """The core's fields of a family with one window."""
-    return {**read_plain(config), **read_rope(config, theta=theta), **read_windows(config["sliding_window"], None)}
+    return {**read_llama(config), **read_rope(config, theta=theta), **read_windows(config["sliding_window"], None)}
 
 
 def write(core: Config) -> Config:
     """The way back."""
-    return {**write_plain(core), **write_rope(core), "sliding_window": core["window"] or None}
+    return {**write_llama(core), **write_rope(core), "sliding_window": core["window"] or None}
 
 
 MISTRAL = Family(
@@ -25,8 +25,6 @@ MISTRAL = Family(
     write=write,
     weights={**ENDS, **NORMS, **ATTENTION, **MLP},
     defaults=DEFAULTS | {"sliding_window": 4096, "num_key_value_heads": 8, "max_position_embeddings": 131072},
-    legal={"attention_bias": (False,)},
-    renames=RENAMES,
-    ignored=IGNORED,
-    copies=COPIES,
+    legal=NO_BIAS,
+    **FILES,
 )

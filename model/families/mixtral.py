@@ -5,7 +5,7 @@ from typing import Any
 
 from . import mistral
 from .family import Config, Family, choice
-from .llama import ATTENTION, COPIES, DEFAULTS, ENDS, IGNORED, NORMS, RENAMES
+from .llama_like import ATTENTION, DEFAULTS, ENDS, FILES, NORMS
 
 EXPERTS = {
     "model.layers.{i}.block_sparse_moe.gate.weight": "layers/moe/w_router: E D -> D E",
@@ -47,7 +47,5 @@ MIXTRAL = Family(
         "num_experts_per_tok": 2,
         "max_position_embeddings": 131072,
     },
-    renames=RENAMES,
-    ignored=IGNORED,
-    copies=COPIES,
+    **FILES,
 )

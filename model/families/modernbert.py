@@ -3,14 +3,14 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from .bert import KEYS as BERT_KEYS
-from .bert import norm
+from .bert_like import KEYS as BERT_KEYS
 from .family import GATED, Config, Family, no_counterpart, read_activation, read_keys, write_activation, write_keys
 from .positions import FULL, SLIDING, read_rope, read_windows, write_layer_types, write_rope
+from .tables import norm
 
 KEYS = {field: key for field, key in BERT_KEYS.items() if field != "token_types"} | {"norm_eps": "norm_eps"}
 BIASES = ("attention_bias", "mlp_bias", "norm_bias", "classifier_bias")
-ROPE_KEYS = {"theta_key": "global_rope_theta", "local_theta_key": "local_rope_theta"}
+ROPE_KEYS: dict[str, Any] = {"theta_key": "global_rope_theta", "local_theta_key": "local_rope_theta"}
 LAYER = "model.layers.{i}."
 WEIGHTS = {
     "model.embeddings.tok_embeddings.weight": "embedding: V D",

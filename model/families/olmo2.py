@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from .family import Config, Family
-from .llama import ATTENTION, COPIES, DEFAULTS, ENDS, IGNORED, MLP, RENAMES, read_plain, write_plain
+from .llama_like import ATTENTION, DEFAULTS, ENDS, FILES, MLP, NO_BIAS, read_llama, write_llama
 from .positions import read_rope, write_rope
 
 NORMS_AFTER = {
@@ -16,11 +16,11 @@ NORMS_AFTER = {
 
 
 def _read(config: Mapping[str, Any], names: Collection[str]) -> Config:
-    return {**read_plain(config), **read_rope(config), "block": "output", "qk_norm": "all"}
+    return {**read_llama(config), **read_rope(config), "block": "output", "qk_norm": "all"}
 
 
 def _write(core: Config) -> Config:
-    return {**write_plain(core), **write_rope(core)}
+    return {**write_llama(core), **write_rope(core)}
 
 
 OLMO2 = Family(
@@ -30,8 +30,6 @@ OLMO2 = Family(
     write=_write,
     weights={**ENDS, **ATTENTION, **NORMS_AFTER, **MLP},
     defaults=DEFAULTS | {"rms_norm_eps": 1e-5},
-    legal={"attention_bias": (False,)},
-    renames=RENAMES,
-    ignored=IGNORED,
-    copies=COPIES,
+    legal=NO_BIAS,
+    **FILES,
 )

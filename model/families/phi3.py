@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from .family import Config, Family, options
-from .llama import ATTENTION, COPIES, DEFAULTS, ENDS, IGNORED, MLP, NORMS, RENAMES, read_plain, write_plain
+from .llama_like import ATTENTION, DEFAULTS, ENDS, FILES, MLP, NO_BIAS, NORMS, read_llama, write_llama
 from .positions import longrope_scale, read_rope, read_windows, write_rope
 
 FUSED = {
@@ -22,11 +22,11 @@ KEPT = ("model.layers.{i}.self_attn.o_proj.weight", "model.layers.{i}.mlp.down_p
 
 
 def _read(config: Mapping[str, Any], names: Collection[str]) -> Config:
-    return {**read_plain(config), **read_rope(config, fraction=1.0), **read_windows(config["sliding_window"], None)}
+    return {**read_llama(config), **read_rope(config, fraction=1.0), **read_windows(config["sliding_window"], None)}
 
 
 def _write(core: Config) -> Config:
-    written = {**write_plain(core), **write_rope(core, has_fraction=True), "sliding_window": core["window"] or None}
+    written = {**write_llama(core), **write_rope(core, has_fraction=True), "sliding_window": core["window"] or None}
     scaling, longest = options(core["rope_scaling"]), core["max_length"]
     written["original_max_position_embeddings"] = scaling.get("length", longest)
     if scaling["kind"] == "longrope" and scaling["scale"] == longrope_scale(
@@ -45,8 +45,6 @@ PHI3 = Family(
     write=_write,
     weights={**ENDS, **NORMS, **FUSED, **{name: (ATTENTION | MLP)[name] for name in KEPT}},
     defaults=DEFAULTS | {"rms_norm_eps": 1e-5, "sliding_window": None, "max_position_embeddings": 4096},
-    legal={"attention_bias": (False,)},
-    renames=RENAMES,
-    ignored=IGNORED,
-    copies=COPIES,
+    legal=NO_BIAS,
+    **FILES,
 )

@@ -88,9 +88,8 @@ def _read_scaling(scaling: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         raise no_counterpart("rope_parameters.truncate", scaling["truncate"], (True,))
     scale = scaling.get("attention_factor")
     if scale is None:
-        all_dims = scaling.get("mscale_all_dim")
-        both = scaling.get("mscale") and all_dims
-        scale = yarn_scale(factor, scaling["mscale"]) / yarn_scale(factor, all_dims) if both else yarn_scale(factor)
+        above, below = scaling.get("mscale"), scaling.get("mscale_all_dim")
+        scale = yarn_scale(factor, above) / yarn_scale(factor, below) if above and below else yarn_scale(factor)
     fast, slow = float(scaling.get("beta_fast") or 32), float(scaling.get("beta_slow") or 1)
     return choice(kind, factor=factor, length=length, fast=fast, slow=slow, scale=float(scale))
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from .family import Config, Family
-from .llama import ATTENTION, BIASES, COPIES, DEFAULTS, ENDS, IGNORED, MLP, NORMS, RENAMES, read_plain, write_plain
+from .llama_like import ATTENTION, BIASES, DEFAULTS, ENDS, FILES, MLP, NORMS, read_llama, write_llama
 from .positions import read_rope, read_windows, write_layer_types, write_rope
 
 
@@ -14,7 +14,7 @@ def read_qwen(config: Mapping[str, Any]) -> Config:
     first, num_layers = config["max_window_layers"], config["num_hidden_layers"]
     types = ["sliding_attention" if i >= first else "full_attention" for i in range(num_layers)]
     return {
-        **read_plain(config),
+        **read_llama(config),
         **read_rope(config),
         **read_windows(window, config.get("layer_types") or types),
     }
@@ -24,7 +24,7 @@ def write_qwen(core: Config) -> Config:
     """The way back."""
     types = write_layer_types(core)
     return {
-        **write_plain(core),
+        **write_llama(core),
         **write_rope(core),
         "use_sliding_window": core["window"] > 0,
         "sliding_window": core["window"] or None,
@@ -44,7 +44,5 @@ QWEN2 = Family(
     write=write_qwen,
     weights={**ENDS, **NORMS, **ATTENTION, **MLP, **BIASES},
     defaults=DEFAULTS | {"sliding_window": 4096, "max_window_layers": 28, "max_position_embeddings": 32768},
-    renames=RENAMES,
-    ignored=IGNORED,
-    copies=COPIES,
+    **FILES,
 )

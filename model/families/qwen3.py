@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from .family import Config, Family
-from .llama import ATTENTION, COPIES, DEFAULTS, ENDS, IGNORED, MLP, NORMS, RENAMES
+from .llama_like import ATTENTION, DEFAULTS, ENDS, FILES, MLP, NO_BIAS, NORMS
 from .qwen2 import read_qwen, write_qwen
 
 QK_NORMS = {
@@ -25,8 +25,6 @@ QWEN3 = Family(
     weights={**ENDS, **NORMS, **ATTENTION, **QK_NORMS, **MLP},
     defaults=DEFAULTS
     | {"sliding_window": 4096, "max_window_layers": 28, "max_position_embeddings": 32768, "head_dim": 128},
-    legal={"attention_bias": (False,)},
-    renames=RENAMES,
-    ignored=IGNORED,
-    copies=COPIES,
+    legal=NO_BIAS,
+    **FILES,
 )

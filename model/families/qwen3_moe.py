@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from .family import Config, Family, choice, no_counterpart, options
-from .llama import ATTENTION, COPIES, DEFAULTS, ENDS, IGNORED, MLP, NORMS, RENAMES
+from .llama_like import ATTENTION, DEFAULTS, ENDS, FILES, MLP, NORMS
 from .qwen2 import read_qwen, write_qwen
 from .qwen3 import QK_NORMS
 
@@ -62,7 +62,5 @@ QWEN3_MOE = Family(
         "max_position_embeddings": 32768,
     },
     legal={"attention_bias": (False,), "decoder_sparse_step": (1,)},
-    renames=RENAMES,
-    ignored=IGNORED,
-    copies=COPIES,
+    **FILES,
 )

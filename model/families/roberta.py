@@ -3,8 +3,9 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from .bert import DEFAULTS, LEGAL, OLD_NORMS, dense, encoder, norm, num_labels, read_bert, write_bert
+from .bert_like import DEFAULTS, LEGAL, OLD_NORMS, encoder, num_labels, read_bert, write_bert
 from .family import Config, Family, choice, options
+from .tables import dense, norm
 
 
 def _read(config: Mapping[str, Any], names: Collection[str]) -> Config:

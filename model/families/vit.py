@@ -3,26 +3,22 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from .bert import KEYS as BERT_KEYS
-from .bert import dense, norm, num_labels, write_labels
+from .bert_like import KEYS as BERT_KEYS
+from .bert_like import num_labels, write_labels
 from .family import UNGATED, Config, Family, choice, options, read_activation, read_keys, write_activation, write_keys
+from .tables import attention, dense, mlp, norm
 
-KEYS = {
-    field: BERT_KEYS[field] for field in ("num_layers", "d_model", "num_heads", "num_kv_heads", "d_mlp", "norm_eps")
-}
+KEYS = {name: BERT_KEYS[name] for name in ("num_layers", "d_model", "num_heads", "num_kv_heads", "d_mlp", "norm_eps")}
 LAYER = "vit.encoder.layer.{i}."
+PROJECTIONS = {name: f"{LAYER}attention.attention.{name}" for name in ("query", "key", "value")}
 WEIGHTS = {
     "vit.embeddings.cls_token": "first_token: 1 1 D -> D",
     "vit.embeddings.position_embeddings": "positions: 1 T D -> T D",
     **dense("vit.embeddings.patch_embeddings.projection", "patches/w: D c h w -> (h w c) D", "b: D"),
     **norm(f"{LAYER}layernorm_before", "layers/attention_norm"),
-    **dense(f"{LAYER}attention.attention.query", "layers/attention/w_q: (N H) D -> D N H", "b_q: (N H) -> N H"),
-    **dense(f"{LAYER}attention.attention.key", "layers/attention/w_k: (K H) D -> D K H", "b_k: (K H) -> K H"),
-    **dense(f"{LAYER}attention.attention.value", "layers/attention/w_v: (K H) D -> D K H", "b_v: (K H) -> K H"),
-    **dense(f"{LAYER}attention.output.dense", "layers/attention/w_out: D (N H) -> N H D", "b_out: D"),
+    **attention("layers/attention", **PROJECTIONS, out=f"{LAYER}attention.output.dense"),
     **norm(f"{LAYER}layernorm_after", "layers/mlp_norm"),
-    **dense(f"{LAYER}intermediate.dense", "layers/mlp/w_in: F D -> D F", "b_in: F"),
-    **dense(f"{LAYER}output.dense", "layers/mlp/w_out: D F -> F D", "b_out: D"),
+    **mlp("layers/mlp", first=f"{LAYER}intermediate.dense", last=f"{LAYER}output.dense"),
     **norm("vit.layernorm", "final_norm"),
     **dense("classifier", "classifier/w: Z D -> D Z", "b: Z"),
 }
