@@ -23,6 +23,7 @@ from .optimizer import parameter_name
 
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 NAMED = 40  # of the tensors of one kind that an error lists
+SHAPE, DTYPE, COPY = "of another shape", "of a dtype that is not read", "copies that are not equal"
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 Place = tuple[tuple[int, int], ...]  # first and last of each dim; slices cannot be keys before Python 3.12
 
@@ -201,20 +202,21 @@ def _by_path(tensors: list[Tensor]) -> dict[str, list[Tensor]]:
 
 def _check(source: Source, tensors: list[Tensor]) -> None:
     """All that is wrong with the tensors, in one error."""
-    family, entries, wrong = source.family, source.entries, collections.defaultdict(list)
+    family, entries = source.family, source.entries
+    wrong: dict[str, list[str]] = {kind: [] for kind in ("missing", "too many", SHAPE, DTYPE, COPY)}
     for tensor in tensors:
         ours = ", ".join(part.path for part in tensor.parts)
         entry = entries.get(tensor.name)
         if entry is None:
             wrong["missing"].append(f"{tensor.name} {tensor.shape}, for {ours}")
         elif entry.shape != tensor.shape:
-            wrong["of another shape"].append(f"{entry.name} is {entry.shape} and must be {tensor.shape}, for {ours}")
+            wrong[SHAPE].append(f"{entry.name} is {entry.shape} and must be {tensor.shape}, for {ours}")
         elif entry.dtype not in DTYPES:
-            wrong["of a dtype that is not read"].append(f"{entry.name} is {entry.dtype}; use {', '.join(DTYPES)}")
+            wrong[DTYPE].append(f"{entry.name} is {entry.dtype}; use {', '.join(DTYPES)}")
     known, num_layers = {tensor.name for tensor in tensors}, str(source.core["num_layers"])
     for name in entries.keys() - known:
         if name in family.copies:
-            wrong["copies that are not equal"] += _unequal_copy(source, name)
+            wrong[COPY] += _unequal_copy(source, name)
         elif not any(re.fullmatch(p.replace("{num_layers}", num_layers), name) for p in family.ignored):
             wrong["too many"].append(f"{entries[name].name} {entries[name].shape}")
     if any(wrong.values()):

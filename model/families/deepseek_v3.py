@@ -83,7 +83,8 @@ DEEPSEEK_V3 = Family(
     | {"moe_intermediate_size": 2048, "first_k_dense_replace": 3, "norm_topk_prob": True}
     | {"routed_scaling_factor": 2.5, "max_position_embeddings": 4096},
     # The norms of the latents have an eps of their own in Hugging Face's code, which is 1e-6 whatever the config says.
-    legal={"attention_bias": (False,), "rope_interleave": (True,), "rms_norm_eps": (1e-6,)},
+    legal={"attention_bias": (False,), "rope_interleave": (True,), "rms_norm_eps": (1e-6,)}
+    | {"scoring_func": ("sigmoid",), "topk_method": ("noaux_tc",)},
     renames=FILES["renames"],
     ignored=(*FILES["ignored"], r"model\.layers\.{num_layers}\..*"),  # predicts the token after the next
     copies=FILES["copies"],
