@@ -83,12 +83,14 @@ def open_source(directory: Path | str) -> Source:
     directory = Path(directory).expanduser()
     config = _json(directory / "config.json")
     family = family_of(config.get("model_type", ""))
-    entries = {}
+    entries: dict[str, Entry] = {}
     for path in _files(directory):
         with _opened(path) as file:
             for name in file.keys():  # noqa: SIM118, it is no dict
-                part = file.get_slice(name)
-                entries[family.name_in_table(name)] = Entry(path, name, tuple(part.get_shape()), part.get_dtype())
+                part, known = file.get_slice(name), family.name_in_table(name)
+                if known in entries:
+                    raise ValueError(f"{path}: {name} is also {entries[known].name} in {entries[known].file}")
+                entries[known] = Entry(path, name, tuple(part.get_shape()), part.get_dtype())
     dtypes = {DTYPES[entry.dtype] for entry in entries.values() if entry.dtype in DTYPES}
     core = family.from_hugging_face(config, entries.keys())
     return Source(directory, config, family, core, entries, dtypes.pop() if len(dtypes) == 1 else "float32")
@@ -161,7 +163,7 @@ class _Reader:
         if entry.file != self._path:
             self.close()
             self._path, self._file = entry.file, self._stack.enter_context(_opened(entry.file))
-        return self._file.get_tensor(entry.name).astype(np.float32)
+        return self._file.get_tensor(entry.name).astype(np.float32, copy=False)
 
     def close(self) -> None:
         self._stack.close()

@@ -56,14 +56,14 @@ def export_tensors(
     directory = Path(directory).expanduser()
     if dtype not in DTYPES.values():
         raise ValueError(f"dtype={dtype!r} is not known; use one of {', '.join(DTYPES.values())}")
-    if old := sorted(path.name for path in directory.glob("model*.safetensors*")):
+    is_first, names = jax.process_index() == 0, {}
+    if is_first and (old := sorted(path.name for path in directory.glob("model*.safetensors*"))):
         raise ValueError(f"{directory} already has {', '.join(old)}; give another directory, or delete them")
     leaves = {parameter_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     tensors = bind(family, dict(core), {path: leaf.shape for path, leaf in leaves.items()})
     config = {**family.to_hugging_face(core, {tensor.name for tensor in tensors}), **(extra or {})}
     config |= {"dtype": dtype, "torch_dtype": dtype}  # transformers 5 and 4
 
-    is_first, names = jax.process_index() == 0, {}
     if is_first:
         directory.mkdir(parents=True, exist_ok=True)
     shards = list(_shards(tensors, max_shard_bytes // jnp.dtype(dtype).itemsize))

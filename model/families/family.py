@@ -128,7 +128,7 @@ class Family:
         Raises:
             ValueError: the core or the family has no counterpart of a value; it names the key.
         """
-        for key, legal in self.legal.items():
+        for key, legal in {"quantization_config": (None,), **self.legal}.items():
             if key in config and config[key] not in legal:
                 raise no_counterpart(key, config[key], legal)
         return NEUTRAL | self.read({**self.defaults, **config}, names)
