@@ -1,7 +1,7 @@
 """A run's directory: its config, tokenizer and metrics, and the checks that a restart continues the same run.
 
 config.json      the resolved config
-tokenizer.model  the tokenizer of the data, so that the run can be used without the data
+tokenizer.model  the tokenizer of the data (or tokenizer.json and what lay beside it), so that the run needs no data
 corpus.json      hashes of the data, to know it again, and the figures of gzip and xz on it
 metrics.jsonl    one object a line, see train/metrics.py
 tensorboard/     the same curves
@@ -16,7 +16,7 @@ from typing import Any
 
 from etils import epath
 
-from data import Corpus, Tokenizer
+from data import Corpus, Tokenizer, load_tokenizer
 from data.command_line import flatten, load_config
 from parallel import check_shared, exchange, name_of
 
@@ -158,15 +158,21 @@ def corpus_facts(corpus: Corpus) -> dict[str, Any]:
 
 
 def write_run(workdir: epath.Path, config: Any, corpus: Corpus) -> None:
-    """Writes config.json, tokenizer.model and corpus.json; the first tells that a run is here."""
+    """Writes config.json, the tokenizer and corpus.json; the first tells that a run is here."""
     replace_file(workdir / "config.json", (json.dumps(config.to_dict(), indent=2) + "\n").encode())
-    replace_file(workdir / "tokenizer.model", corpus.tokenizer.model)
+    write_tokenizer(workdir, corpus.tokenizer)
     replace_file(workdir / "corpus.json", (json.dumps(corpus_facts(corpus), indent=2) + "\n").encode())
 
 
 def read_tokenizer(workdir: epath.Path) -> Tokenizer:
     """The tokenizer of a run."""
-    return Tokenizer((workdir / "tokenizer.model").read_bytes())
+    return load_tokenizer(workdir)
+
+
+def write_tokenizer(workdir: epath.Path, tokenizer: Tokenizer) -> None:
+    """Writes the files that `read_tokenizer` reads."""
+    for name, content in tokenizer.files.items():
+        replace_file(workdir / name, content)
 
 
 def replace_file(path: epath.Path, content: bytes) -> None:
