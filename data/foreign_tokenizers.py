@@ -16,7 +16,7 @@ import numpy as np
 import sentencepiece
 import tokenizers
 
-from .tokenizer import Tokenizer, files_sha256, piece_bytes
+from .tokenizer import files_sha256, piece_bytes
 
 JSON_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -34,7 +34,7 @@ _USUAL = {
     "mask_token": ("[MASK]", "<mask>"),
 }
 # Classes of transformers that renumber the pieces of their SentencePiece model.
-_RENUMBERED = ("Barthez", "BertGeneration", "Camembert", "M2M", "MBart", "Marian", "NLLB", "Nllb", "Pegasus", "XLM", "XGLM")
+_RENUMBERED = ("Barthez", "Camembert", "M2M", "MBart", "Marian", "NLLB", "Nllb", "Pegasus", "XLM", "XGLM")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,8 @@ class SentencePieceTokenizer:
     """A SentencePiece model that was not trained here, with its own normalisation, dummy prefix and special ids.
 
     What begins and ends a document, and pads, follows the rules of `HuggingFaceTokenizer`; where no file beside the
-    model names a token, the model's own ids count (T5's begins with its end: it has no bos).
+    model names a token, the model's own ids count (T5's begins with its end: it has no bos). The ids are those of
+    SentencePiece; `transformers`, which converts the model, leaves out some of its normalisation for some classes.
 
     Attributes:
         files: the model, and what lay beside it.

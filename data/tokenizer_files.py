@@ -46,7 +46,8 @@ def tokenizer_files(path: epath.PathLike) -> dict[str, bytes]:
     files = {name: path.read_bytes()}
     if name != JSON_FILE and is_trained_here(files[name]):
         return {MODEL_FILE: files[name]}
-    return files | {beside: (path.parent / beside).read_bytes() for beside in _BESIDE if (path.parent / beside).exists()}
+    beside = [path.parent / name for name in _BESIDE]
+    return files | {file.name: file.read_bytes() for file in beside if file.exists()}
 
 
 def make_tokenizer(files: Mapping[str, bytes]) -> Tokenizer:
