@@ -260,7 +260,9 @@ def _special_ids(id_of: Callable[[str], int | None]) -> dict[str, Any]:
 
     eos = first("eos_token", "sep_token")
     if eos is None:
-        raise ValueError(f'no token ends a document; name one in a {CONFIG_FILE} beside it, as "eos_token": "</s>"')
+        raise ValueError(
+            f'no token of its vocabulary ends a document; name one in a {CONFIG_FILE} beside it, as "eos_token": "</s>"'
+        )
     begins, pads = first("bos_token", "cls_token", "eos_token"), first("pad_token")
     return {
         "bos_id": eos if begins is None else begins,

@@ -151,6 +151,7 @@ def _write(
         "source": config.source,
         "tokenizer_sha256": tokenizer.sha256,
         "vocab_size": tokenizer.vocab_size,
+        "pad_id": tokenizer.pad_id,
         "token_dtype": dtype,
         "splits": splits,
         "left_out": {reason: len(names) for reason, names in dropped.items()},

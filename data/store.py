@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .config import DataConfig
-from .tokenizer import Tokenizer, files_sha256
+from .tokenizer import Tokenizer, TrainedTokenizer, files_sha256
 from .tokenizer_files import make_tokenizer, tokenizer_files
 
 FORMAT = 1  # part of the fingerprint: raised when any file changes its meaning
@@ -47,6 +47,11 @@ class Corpus:
                 f"{self.metadata['tokenizer_sha256'][:12]}; put it back, or delete the folder to prepare anew"
             )
         return make_tokenizer(files)
+
+    @property
+    def pad_id(self) -> int:
+        """The tokenizer's, without opening it; corpora of before tokenizers could be given do not name theirs."""
+        return self.metadata.get("pad_id", TrainedTokenizer.pad_id)
 
     def bytes_per_id(self, split: str) -> np.ndarray:
         """UTF-8 bytes that each id stands for in a split, (vocab_size,).

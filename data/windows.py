@@ -40,7 +40,7 @@ class Windows:
         self._starts = np.asarray(corpus.starts(split))
         self._length = config.seq_len
         self._bytes = corpus.bytes_per_id(split) if with_bytes else None
-        pad_id = corpus.tokenizer.pad_id
+        pad_id = corpus.pad_id
         self._padding = {"inputs": pad_id, "targets": pad_id}
         if len(self._tokens) < self._length + 1:
             raise ValueError(

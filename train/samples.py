@@ -65,10 +65,10 @@ def continue_prompts(config: Any, params: Any, mesh: Mesh, tokenizer: Tokenizer,
         eos_id=tokenizer.eos_id,
     )
     replicated = jax.device_put(tokens_BG, NamedSharding(mesh, PartitionSpec()))
-    return [_following(tokenizer, prompt, row) for prompt, row in zip(ids, to_host(replicated), strict=True)]
+    return [following(tokenizer, prompt, row) for prompt, row in zip(ids, to_host(replicated), strict=True)]
 
 
-def _following(tokenizer: Tokenizer, prompt: list[int], ids: np.ndarray) -> str:
+def following(tokenizer: Tokenizer, prompt: list[int], ids: np.ndarray) -> str:
     """The text that ids add to a prompt: by themselves some tokenizers would lose the space before them."""
     before, whole = tokenizer.decode(prompt), tokenizer.decode([*prompt, *ids])
     return whole.removeprefix(before) if whole.startswith(before) else tokenizer.decode(ids)

@@ -18,6 +18,7 @@ from etils import epath
 
 from data import Corpus, Tokenizer, load_tokenizer
 from data.command_line import flatten, load_config
+from data.config import TRAINED
 from parallel import check_shared, exchange, name_of
 
 # Fields of `model` and `data` that may change between restarts: neither parameters nor the order of examples follow.
@@ -41,6 +42,8 @@ def config_difference(old: Any, new: Any) -> tuple[dict[str, tuple[Any, Any]], d
         if json.dumps(before.get(key)) != json.dumps(after.get(key))
     }
     fixed = {key: pair for key, pair in changed.items() if key.startswith(_FIXED) and key not in _FREE}
+    if not set(TRAINED) & set(fixed.get("data.tokenizer", TRAINED)):
+        del fixed["data.tokenizer"]  # another path: `check_same_corpus` compares what lies there
     return fixed, {key: pair for key, pair in changed.items() if key not in fixed}
 
 
