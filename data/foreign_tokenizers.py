@@ -1,8 +1,8 @@
 """Tokenizers that come with imported models: Hugging Face's tokenizer.json, and SentencePiece with settings of its own.
 
 Text is only text: one that spells a special token does not make its id, as `transformers` has it with
-split_special_tokens=True. The tokenizers library keeps threads that sleep between batches; a process forked from here
-encodes on one thread, of which the library tells unless TOKENIZERS_PARALLELISM is set.
+split_special_tokens=True. The tokenizers library starts threads with the first batch, which sleep between batches; in
+a process that was forked after that it uses one thread, so nothing hangs. TOKENIZERS_PARALLELISM=false starts none.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ class HuggingFaceTokenizer:
 
     Attributes:
         files: tokenizer.json, and what lay beside it.
-        bos_id, eos_id, pad_id, unk_id, cls_id, sep_id, mask_id: as in `Tokenizer`.
+        bos_id, eos_id, pad_id, unk_id, cls_id, sep_id, mask_id, vocab_size: as in `Tokenizer`.
     """
 
     files: Mapping[str, bytes] = dataclasses.field(repr=False)
@@ -57,20 +57,16 @@ class HuggingFaceTokenizer:
     cls_id: int | None
     sep_id: int | None
     mask_id: int | None
+    vocab_size: int
 
     @functools.cached_property
     def _engine(self) -> tokenizers.Tokenizer:
         return _engine_of(self.files[JSON_FILE])
 
-    @functools.cached_property
+    @property
     def sha256(self) -> str:
         """See `Tokenizer`, as for the rest."""
         return files_sha256(self.files)
-
-    @functools.cached_property
-    def vocab_size(self) -> int:
-        """One more than the largest id."""
-        return 1 + max(self._engine.get_vocab(with_added_tokens=True).values())
 
     def encode(self, text: str) -> list[int]:
         """As the library without special tokens."""
@@ -84,7 +80,7 @@ class HuggingFaceTokenizer:
         """As the library, which may not give back spaces and capitals that the ids have lost."""
         return self._engine.decode([int(i) for i in ids], skip_special_tokens=True)
 
-    @functools.cached_property
+    @property
     def bytes_per_id(self) -> np.ndarray:
         """Exact for byte-level BPE; a WordPiece counts the space before it, whether or not it was there."""
         num_bytes = _piece_sizes(json.loads(self.files[JSON_FILE]))
@@ -126,7 +122,7 @@ class SentencePieceTokenizer:
     def _processor(self) -> sentencepiece.SentencePieceProcessor:
         return sentencepiece.SentencePieceProcessor(model_proto=next(iter(self.files.values())))
 
-    @functools.cached_property
+    @property
     def sha256(self) -> str:
         """See `Tokenizer`, as for the rest."""
         return files_sha256(self.files)
@@ -144,7 +140,7 @@ class SentencePieceTokenizer:
         size = self._processor.vocab_size()
         return self._processor.decode([int(i) for i in ids if i < size])
 
-    @functools.cached_property
+    @property
     def bytes_per_id(self) -> np.ndarray:
         """Exact, but for the dummy prefix and what normalisation changes."""
         sizes = np.zeros(self.vocab_size, np.int32)
@@ -174,7 +170,8 @@ def hugging_face_tokenizer(files: Mapping[str, bytes]) -> HuggingFaceTokenizer:
             return engine.token_to_id(named[role]) if named[role] else None
         return next((engine.token_to_id(token) for token in _USUAL[role] if token in special), None)
 
-    return HuggingFaceTokenizer(files=files, **_special_ids(id_of))
+    size = 1 + max(engine.get_vocab(with_added_tokens=True).values())
+    return HuggingFaceTokenizer(files=files, vocab_size=size, **_special_ids(id_of))
 
 
 def sentencepiece_tokenizer(files: Mapping[str, bytes]) -> SentencePieceTokenizer:

@@ -58,7 +58,8 @@ class Corpus:
 
         Where a tokenizer loses or adds text (WordPiece capitals and spaces, SentencePiece's dummy prefix), its own
         figures are scaled so that they add up to the bytes of the whole split: bits per byte are exact over a split,
-        and in proportion over a part of it. int32 where there is nothing to scale, else float32.
+        and in proportion over a part of it. They are then bits for what the ids still say: a tokenizer that knows few
+        characters has less to predict. int32 where there is nothing to scale, else float32.
         """
         sizes, facts = self.tokenizer.bytes_per_id, self.metadata["splits"][split]
         if "bytes_of_ids" not in facts:

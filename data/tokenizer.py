@@ -149,7 +149,7 @@ class TrainedTokenizer:
         """Number of ids."""
         return self._processor.vocab_size()
 
-    @functools.cached_property
+    @property
     def sha256(self) -> str:
         """Hash of the model; two tokenizers with the same hash are the same."""
         return files_sha256(self.files)
@@ -167,7 +167,7 @@ class TrainedTokenizer:
         size = self.vocab_size
         return _unescape(self._processor.decode([int(i) for i in ids if i != self.unk_id and i < size]))
 
-    @functools.cached_property
+    @property
     def bytes_per_id(self) -> np.ndarray:
         """UTF-8 bytes that each id stands for, (vocab_size,) int32; special ids have none.
 
