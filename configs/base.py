@@ -76,8 +76,8 @@ def get_config() -> ConfigDict:
     data.valid_fraction = 0.05  # share of documents held out, by the SHA-1 of their names
     data.chunk_bytes = 0  # cut documents into pieces of at most this size at line ends; 0: never
     data.invalid_utf8 = "skip"  # skip (and count) or error
-    data.tokenizer = "bpe"  # bpe or unigram
-    data.vocab_size = 4096  # token ids, the 4 special ones and 256 bytes included
+    data.tokenizer = "bpe"  # bpe or unigram, or the path of a tokenizer.json, a .model or a folder with one
+    data.vocab_size = 4096  # token ids, the 4 special ones and 256 bytes included; a given tokenizer may have fewer
     data.tokenizer_bytes = 20_000_000  # about how much text the tokenizer is trained on
     data.seq_len = 256  # tokens in a window
     data.batch_size = 16  # windows in a step, over all devices
