@@ -84,7 +84,10 @@ def init_state(config: Any, mesh: Mesh, *, seed: int | None = None) -> TrainStat
 def _init_params(config: Any, seed: int | Array) -> Any:
     """Parameters, boxed with their logical axes."""
     # With the plain attention and stack: those for a mesh could not divide one token, and parameters are the same.
-    return Transformer(make_model(config).config).init(jax.random.key(seed), jnp.zeros((1, 1), jnp.int32))["params"]
+    model = Transformer(make_model(config).config)
+    image = model.config.choice("image")
+    shape = (1, image.size, image.size, image.channels) if image.kind else (1, 1)
+    return model.init(jax.random.key(seed), jnp.zeros(shape, jnp.float32 if image.kind else jnp.int32))["params"]
 
 
 def _init(config: Any, seed: int | Array) -> TrainState:
