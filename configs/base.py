@@ -14,6 +14,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.name = "base"  # shown in logs and in the title of the loss curve
     config.seed = 0  # of initialisation, data order, dropout and samples
+    config.init_from = ""  # a run's workdir, or an imported model's: its parameters, model and tokenizer are taken
     config.platform = "auto"  # auto, cpu, gpu or tpu; a named one that is not there is an error
     config.compile_cache = "~/.cache/palmette/xla"  # compiled programs are kept here between runs; "" is off
 

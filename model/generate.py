@@ -84,7 +84,8 @@ def generate(
     # Prompts of different lengths leave holes in the cache (segment 0); positions run on without a gap.
     positions_BP = jnp.broadcast_to(jnp.arange(P), (B, P))
     segment_ids_BP = (positions_BP < lengths_B[:, None]).astype(jnp.int32)
-    memory, memory_slots = {}, 0
+    memory: dict[str, Any] = {}
+    memory_slots = 0
     if encoder_tokens_BS is not None:
         memory_slots = encoder_tokens_BS.shape[1]
         lengths_B1 = (jnp.full((B,), memory_slots) if encoder_lengths_B is None else encoder_lengths_B)[:, None]

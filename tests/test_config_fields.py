@@ -124,6 +124,7 @@ def place(config: ConfigDict) -> str:
 FIELDS: dict[str, tuple[Any, Callable[..., str]]] = {
     "name": ("another", run),
     "seed": (1, first_batch),
+    "init_from": ("/nowhere", error),
     "platform": ("gpu", error),
     "model.num_layers": (1, step_program),
     "model.d_model": (64, step_program),

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from model import Transformer
 from parallel import on_mesh, tree_shardings
 
+from .checkpoint import Checkpoints
 from .compose import make_model, rules_of
 from .optimizer import make_optimizer
 
@@ -28,6 +29,22 @@ class TrainState(struct.PyTreeNode):
     step: Array
     params: Any
     opt_state: Any
+
+
+def save_state(checkpoints: Checkpoints, step: int, state: TrainState) -> None:
+    """Saves a state such that its parameters can be restored alone.
+
+    Raises:
+        OSError: this save or the one before failed.
+    """
+    checkpoints.save(step, params=state.params, training={"step": state.step, "opt_state": state.opt_state})
+
+
+def restore_state(checkpoints: Checkpoints, step: int, abstract: TrainState) -> TrainState:
+    """What `save_state` saved, as `abstract_state` places it."""
+    training = {"step": abstract.step, "opt_state": abstract.opt_state}
+    items = checkpoints.restore(step, params=abstract.params, training=training)
+    return TrainState(params=items["params"], **items["training"])
 
 
 def abstract_state(config: Any, mesh: Mesh) -> TrainState:

@@ -6,6 +6,9 @@ corpus.json      hashes of the data, to know it again, and the figures of gzip a
 metrics.jsonl    one object a line, see train/metrics.py
 tensorboard/     the same curves
 checkpoints/     see train/checkpoint.py
+
+A model that train.convert imported has the first two, checkpoints/, and
+imported.json    where it comes from
 """
 
 import json
@@ -21,12 +24,15 @@ from data.command_line import flatten, load_config
 from data.config import TRAINED
 from parallel import check_shared, exchange, name_of
 
+IMPORTED = "imported.json"  # tells that no training led here
+
 # Fields of `model` and `data` that may change between restarts: neither parameters nor the order of examples follow.
-_FREE = {f"model.{field}" for field in ("dropout", "dtype", "remat", "scan_unroll")} | {
+FREE_OF_MODEL = ("dropout", "dtype", "remat", "scan_unroll")
+_FREE = {f"model.{field}" for field in FREE_OF_MODEL} | {
     f"data.{field}" for field in ("dir", "path", "pattern", "read_threads", "prefetch")
 }
 _SHAPES = ("data.vocab_size",)  # with `model` and `optimizer`: what the shapes of the state follow from
-_FIXED = ("model.", "data.", "seed", "optimizer.name", "train.objective")
+_FIXED = ("model.", "data.", "seed", "optimizer.name", "train.objective", "init_from")
 
 
 def config_difference(old: Any, new: Any) -> tuple[dict[str, tuple[Any, Any]], dict[str, tuple[Any, Any]]]:
@@ -64,6 +70,11 @@ def check_workdir(workdir: epath.Path, config: Any, log: Callable[[str], None]) 
         OSError: the directory cannot be written to.
     """
     path = workdir / "config.json"
+    if (workdir / IMPORTED).exists():
+        raise ValueError(
+            f"--workdir={workdir} holds an imported model; train it with --config.init_from={workdir} and a --workdir "
+            "of the run's own"
+        )
     if path.exists():
         fixed, free = config_difference(load_config(path), config)
         if fixed:
