@@ -30,7 +30,7 @@ from tests.reference.weights import (
 
 NUM_POSITIONS = 3  # of each row, whose logits the file holds
 MIN_LEAD = 2e-3  # of a greedy token over the next best: rounding must not decide
-MIN_VARIETY = 12  # different tokens among those generated: a row that repeats itself tests no cache
+MIN_VARIETY = 8  # different tokens among those generated: a row that repeats itself tests no cache
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ class Reference:
             two rows of tokens (encoder_decoder), tokens and hidden states (hidden), images and classes (image).
         config: Arguments of the family's config class.
         gain: Standard deviation of a weight matrix times the root of its fan-in.
+        embedding_std: Standard deviation of the embeddings, smaller where the family multiplies them.
         norm_center: What the norms' weights lie around: 0 where the family adds one to them.
         long_rows: Length of an additional batch, where the family treats long rows otherwise; 0 for none.
     """
@@ -35,6 +36,7 @@ class Reference:
     kind: Kind
     config: dict[str, Any]
     gain: float = 1.4
+    embedding_std: float = 0.4
     norm_center: float = 1.0
     long_rows: int = 0
 
@@ -113,9 +115,15 @@ MODERNBERT_ROPE = {
 }
 
 
-def causal(model_type: str, architecture: str, *, norm_center: float = 1.0, long_rows: int = 0, **config) -> Reference:
+def causal(model_type: str, architecture: str, *, long_rows: int = 0, **config) -> Reference:
     """A decoder of the common size, changed by `config`."""
-    return Reference(model_type, architecture, "decoder", DECODER | config, 1.4, norm_center, long_rows)
+    return Reference(model_type, architecture, "decoder", DECODER | config, long_rows=long_rows)
+
+
+def gemma(model_type: str, architecture: str, **config) -> Reference:
+    """A decoder whose norms add one to their weights, and whose embeddings, tied, grow by the root of d_model."""
+    config = DECODER | {"head_dim": 12, "tie_word_embeddings": True} | config
+    return Reference(model_type, architecture, "decoder", config, embedding_std=0.08, norm_center=0.0)
 
 
 REFERENCES = {
@@ -126,9 +134,7 @@ REFERENCES = {
         TOKENS | {"n_embd": 40, "n_layer": 2, "n_head": 4, "n_inner": 52, "n_positions": MAX_LENGTH},
     ),
     "llama": causal("llama", "LlamaForCausalLM", head_dim=12),
-    "llama3": causal(
-        "llama", "LlamaForCausalLM", head_dim=12, rope_parameters=LLAMA3_ROPE, tie_word_embeddings=True
-    ),
+    "llama3": causal("llama", "LlamaForCausalLM", head_dim=12, rope_parameters=LLAMA3_ROPE, tie_word_embeddings=True),
     "llama_yarn": causal("llama", "LlamaForCausalLM", head_dim=16, rope_parameters=YARN_ROPE),
     "mistral": causal("mistral", "MistralForCausalLM", head_dim=12, sliding_window=8),
     "qwen2": causal(
@@ -141,32 +147,24 @@ REFERENCES = {
         tie_word_embeddings=True,
     ),
     "qwen3": causal("qwen3", "Qwen3ForCausalLM", head_dim=12),
-    "gemma": causal(
-        "gemma", "GemmaForCausalLM", norm_center=0.0, head_dim=12, num_key_value_heads=1, tie_word_embeddings=True
-    ),
-    "gemma2": causal(
+    "gemma": gemma("gemma", "GemmaForCausalLM", num_key_value_heads=1),
+    "gemma2": gemma(
         "gemma2",
         "Gemma2ForCausalLM",
-        norm_center=0.0,
         num_hidden_layers=3,
-        head_dim=12,
         sliding_window=8,
         query_pre_attn_scalar=17,
         attn_logit_softcapping=3.0,
         final_logit_softcapping=4.0,
-        tie_word_embeddings=True,
     ),
-    "gemma3_text": causal(
+    "gemma3_text": gemma(
         "gemma3_text",
         "Gemma3ForCausalLM",
-        norm_center=0.0,
         num_hidden_layers=4,
-        head_dim=12,
         sliding_window=8,
         layer_types=["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
         query_pre_attn_scalar=17,
         rope_parameters=GEMMA3_ROPE,
-        tie_word_embeddings=True,
     ),
     "phi3": causal(
         "phi3",
@@ -257,6 +255,7 @@ REFERENCES = {
         "MarianMTModel",
         "encoder_decoder",
         TWO_STACKS | {"activation_function": "relu", "scale_embedding": True, "decoder_start_token_id": PAD},
+        embedding_std=0.08,
     ),
     "t5": Reference("t5", "T5ForConditionalGeneration", "encoder_decoder", T5, gain=0.9),
     "t5_v1_1": Reference(

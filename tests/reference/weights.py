@@ -34,7 +34,7 @@ def make_tensor(reference: Reference, seed: int, name: str, shape: tuple[int, ..
     elif len(shape) == 1:
         values = reference.norm_center + 0.2 * values
     elif any(part in name for part in ("embed", "shared", "wte", "wpe", "_token", "relative_attention_bias")):
-        values *= 0.4 if "patch" not in name else 0.2
+        values *= reference.embedding_std
     else:  # GPT-2's matrices are the only ones whose inputs come first
         fan_in = shape[0] if reference.model_type == "gpt2" else int(np.prod(shape[1:]))
         values *= reference.gain / np.sqrt(fan_in)
