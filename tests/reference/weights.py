@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from tests.reference.models import EOS, MAX_LENGTH, NUM_CLASSES, PAD, REFERENCES, VOCAB_SIZE, Reference
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+EMBEDDINGS = ("embed", "shared", "wte", "wpe", "cls_token", "relative_attention_bias")
 LENGTHS = (21, 13, 8, 3)
 ENCODER_LENGTHS = (15, 17, 4, 9)
 PROMPT_LENGTH = 5
@@ -30,14 +31,15 @@ def make_tensor(reference: Reference, seed: int, name: str, shape: tuple[int, ..
     """Values of one tensor in the file: what its name and rank say it is decides how large they are."""
     values = generator(seed, name).standard_normal(shape)
     if "bias" in name and "relative_attention_bias" not in name:
-        values *= 0.3 if "correction" not in name else 0.1
+        values *= 0.05 if "final_logits" in name else 0.15
     elif len(shape) == 1:
         values = reference.norm_center + 0.2 * values
-    elif any(part in name for part in ("embed", "shared", "wte", "wpe", "_token", "relative_attention_bias")):
+    elif any(part in name for part in EMBEDDINGS) and "projection" not in name:
         values *= reference.embedding_std
     else:  # GPT-2's matrices are the only ones whose inputs come first
         fan_in = shape[0] if reference.model_type == "gpt2" else int(np.prod(shape[1:]))
-        values *= reference.gain / np.sqrt(fan_in)
+        gain = next((gain for part, gain in reference.gains.items() if part in name), reference.gain)
+        values *= gain / np.sqrt(fan_in)
     return values.astype(np.float32)
 
 
