@@ -1,4 +1,4 @@
-"""One tiny Hugging Face model for each family, with every size odd: what both the golden files and the live test compare.
+"""One tiny Hugging Face model for each family, with every size odd: what golden files and live test compare.
 
 Sizes differ from one another wherever the family lets them: grouped heads, a head dim that is not d_model / heads, an
 untied head, a vocabulary that is no multiple of 128, windows shorter than the rows, every kind of layer at least once.

@@ -14,6 +14,7 @@ from tests.reference.models import EOS, MAX_LENGTH, NUM_CLASSES, PAD, REFERENCES
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 EMBEDDINGS = ("embed", "shared", "wte", "wpe", "cls_token", "relative_attention_bias")
+INPUTS = ("tokens", "mask", "targets", "weights", "token_types", "labels", "images", "encoder_tokens", "encoder_mask")
 LENGTHS = (21, 13, 8, 3)
 ENCODER_LENGTHS = (15, 17, 4, 9)
 PROMPT_LENGTH = 5
@@ -112,7 +113,9 @@ def make_batch(reference: Reference, rng: np.random.Generator, lengths: tuple[in
     if reference.architecture == "BertForPreTraining":
         batch["labels"] = rng.integers(0, 2, len(lengths)).astype(np.int32)
     if reference.kind == "encoder_decoder":
-        batch["encoder_tokens"], batch["encoder_mask"] = make_rows(rng, ENCODER_LENGTHS, max(ENCODER_LENGTHS))
+        batch["encoder_tokens"], batch["encoder_mask"] = make_rows(
+            rng, ENCODER_LENGTHS[: len(lengths)], max(ENCODER_LENGTHS)
+        )
     return batch
 
 
