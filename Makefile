@@ -11,7 +11,7 @@ READY := $(VENV)/ready-$(VERSION)-$(subst $(comma),-,$(EXTRAS))
 CONFIG ?= configs/tiny.py
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 
-.PHONY: train test bench run-bench check lint types format clean help
+.PHONY: train test test-reference bench run-bench check lint types format clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -19,8 +19,11 @@ help:  ## list the targets
 train: $(READY)  ## train configs/tiny.py, or CONFIG=..., with overrides in ARGS=...
 	$(BIN)/python -m train --config $(CONFIG) --workdir $(WORKDIR) $(ARGS)
 
-test: $(READY)  ## run the tests; with EXTRAS=dev,tpu ARGS='-m "tpu or not tpu"' also those that compile for TPUs
+test: $(READY)  ## run the tests; with EXTRAS=dev,tpu ARGS='-m "not reference"' also those that compile for TPUs
 	$(BIN)/python -m pytest $(ARGS)
+
+test-reference:  ## compare every family with transformers, live
+	$(MAKE) EXTRAS=dev,reference ARGS='-m reference tests/reference $(ARGS)' test
 
 bench:  ## run the benchmarks, which write docs/ and tests/bench/results/
 	$(MAKE) EXTRAS=dev,tpu run-bench
