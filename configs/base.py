@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
     model.d_mlp = 1024  # hidden width of the MLP, or of each expert
     model.max_length = 0  # learned positions; 0: data.seq_len
     model.activation = "gelu"  # relu, gelu (by tanh), gelu_exact, silu, squared_relu; gated: swiglu, geglu, reglu, ...
-    model.block = "pre"  # where a layer's norms are: pre, post, output, both or parallel (model/config.py)
+    model.block = "pre"  # where a layer's norms are: pre, post, output, both, parallel; or lstm (model/config.py)
     model.norm = "rmsnorm"  # rmsnorm, layernorm or zero_centered_rmsnorm
     model.norm_eps = 1e-6  # added to the mean square under the root
     model.position = "rope"  # rope[,fraction=0.25][,local_theta=10000], learned[,offset=2], sinusoidal, relative, none

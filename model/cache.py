@@ -11,6 +11,7 @@ from flax import struct
 from jax import Array
 
 from .config import TransformerConfig
+from .lstm import LSTMState
 
 
 class LayerCache(NamedTuple):
@@ -24,14 +25,14 @@ class KVCache(struct.PyTreeNode):
     """Keys and values of the tokens seen so far; slots are filled in order of arrival, the same for all rows.
 
     Attributes:
-        layers: keys and values (L, B, S, K, H), in the compute dtype.
+        layers: keys and values (L, B, S, K, H), in the compute dtype; or an LSTM's state.
         positions_BS: position of each slot's token.
         segment_ids_BS: document of each slot's token; 0 marks an empty slot or padding.
         length: scalar, the number of slots in use.
         memory: of an encoder-decoder, the same of the encoder's tokens; its slots are filled at once.
     """
 
-    layers: LayerCache
+    layers: LayerCache | LSTMState
     positions_BS: Array
     segment_ids_BS: Array
     length: Array
@@ -50,8 +51,12 @@ def init_cache(config: TransformerConfig, batch_size: int, num_slots: int, *, me
     latent = config.choice("latent_attention")
     sizes = (config.size_of_head + latent.rope, latent.value) if latent.kind else (config.size_of_head,) * 2
     shape = (config.num_layers, batch_size, num_slots, config.num_kv_heads)
+    layers = LayerCache(*(jnp.zeros((*shape, size), config.dtype) for size in sizes))
+    if config.block == "lstm":
+        shape = (config.num_layers, batch_size, config.d_model)
+        layers = LSTMState(jnp.zeros(shape, config.dtype), jnp.zeros(shape))
     return KVCache(
-        layers=LayerCache(*(jnp.zeros((*shape, size), config.dtype) for size in sizes)),
+        layers=layers,
         positions_BS=jnp.zeros((batch_size, num_slots), jnp.int32),
         segment_ids_BS=jnp.zeros((batch_size, num_slots), jnp.int32),
         length=jnp.zeros((), jnp.int32),

@@ -10,7 +10,7 @@ from .rope import SCALINGS
 
 # Legal values; those with options of their own are written "kind,option=value".
 ARCHITECTURES = {"decoder": {}, "encoder": {}, "encoder_decoder": {"encoder_layers": 0}}
-BLOCKS = ("pre", "post", "output", "both", "parallel")
+BLOCKS = ("pre", "post", "output", "both", "parallel", "lstm")
 BIASES = ("none", "qkv", "all")
 POSITIONS = {
     "rope": {"fraction": 1.0, "local_theta": 0.0},
@@ -51,7 +51,8 @@ class TransformerConfig:
         activation: a key of `model.layers.ACTIVATIONS`; "swiglu" and "geglu" are gated.
         block: where a sublayer f has its norm n: "pre" x + f(n(x)); "post" n(x + f(x)), without a last norm
             (Vaswani et al. 2017); "output" x + n(f(x)) (OLMo 2); "both" x + n'(f(n(x))) (Gemma 2); "parallel"
-            x + attention(n(x)) + mlp(n'(x)) (GPT-NeoX).
+            x + attention(n(x)) + mlp(n'(x)) (GPT-NeoX). "lstm" is a layer of an LSTM instead (`model.lstm`), without
+            norms.
         norm: "rmsnorm", "layernorm" or "zero_centered_rmsnorm", whose scale is 1 + w (Gemma).
         norm_eps: added to the variance (or mean square) under the root.
         position: "rope" (Su et al. 2021, arXiv:2104.09864), of which `fraction` of a head turns, with another base
@@ -225,6 +226,11 @@ class TransformerConfig:
             )
 
     def _check_layers(self) -> None:
+        if self.block == "lstm" and (self.architecture != "decoder" or self.num_experts):
+            raise ValueError(
+                f"config.model.block='lstm' goes with config.model.architecture='decoder', not {self.architecture!r}, "
+                f"and config.model.num_experts=0, not {self.num_experts}"
+            )
         if set(self.layer_pattern) - {"L", "G"} or (self.layer_pattern and not self.window):
             raise ValueError(
                 f"config.model.layer_pattern={self.layer_pattern!r} with config.model.window={self.window}: use "

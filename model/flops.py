@@ -21,6 +21,8 @@ def _sizes(config: TransformerConfig) -> dict[str, int]:
         queries = N * (H + latent.rope)
         attention = latent.query * (D + queries) if latent.query else D * queries
         attention += D * (latent.kv + latent.rope) + latent.kv * N * (H + latent.value) + N * latent.value * D
+    if c.block == "lstm":
+        return {"attention": 8 * D * D, "mlp": 0, "expert": 0, "router": 0, "shared": 0}
     return {
         "attention": attention,
         "mlp": D * c.d_mlp * gates,
@@ -46,7 +48,7 @@ def count_params(config: TransformerConfig) -> dict[str, int]:
     of_tower = (c.max_length + position.offset) * D if position.kind == "learned" else 0
     of_tower += position.buckets * c.num_heads if position.kind == "relative" else 0
     embedding += len(towers) * (of_tower + (norm if c.embedding_norm != "none" else 0))
-    head = 0 if c.block == "post" else norm * len(towers)
+    head = 0 if c.block in ("post", "lstm") else norm * len(towers)
     if not image.kind:
         head += 0 if c.tie_embeddings else c.padded_vocab_size * D
         head += 0 if c.head == "linear" else c.padded_vocab_size
@@ -60,6 +62,8 @@ def count_params(config: TransformerConfig) -> dict[str, int]:
 
 def _count_layers(c: TransformerConfig, norm: int, *, has_memory: bool) -> int:
     D, N, K, H, F = c.d_model, c.num_heads, c.num_kv_heads, c.size_of_head, c.d_mlp
+    if c.block == "lstm":
+        return c.num_layers * (8 * D * D + 4 * D)
     sizes, sublayers = _sizes(c), 3 if has_memory else 2
     attention = sizes["attention"] + {"none": 0, "qkv": H * (N + 2 * K), "all": H * (N + 2 * K) + D}[c.bias]
     attention += {"none": 0, "head": 2 * H, "all": (N + K) * H}[c.qk_norm]
@@ -110,6 +114,7 @@ def forward_flops(config: TransformerConfig, length: int, *, causal: bool = True
         experts = c.experts_per_token * sizes["expert"] + sizes["router"] + sizes["shared"]
         for i, window in enumerate(c.window_of_layers):
             seen = seen_positions(length, window, causal=c.is_causal) if causal else length
+            seen = 0 if c.block == "lstm" else seen
             total += sizes["attention"] * (2 if has_memory else 1)
             total += c.num_heads * wide * (seen + (length if has_memory else 0))  # logits, and what they weigh
             total += experts if c.num_experts and i >= c.num_dense_layers else sizes["mlp"]

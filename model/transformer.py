@@ -18,6 +18,7 @@ from .block import ACTIVATION_AXES, Block, Dense, Memory, Norm, Place
 from .cache import KVCache, append
 from .config import TransformerConfig
 from .layers import ACTIVATIONS, dropout, fold_in, projection_init, soft_cap, weight
+from .lstm import LSTMBlock
 from .moe import dropless
 from .rope import sinusoids
 from .stack import scan_layers
@@ -167,7 +168,7 @@ class Transformer(nn.Module):
             bias = RelativeBias(table_RN, position.distance)
         place = Place(positions_BT, positions_BT, segment_ids_BT, segment_ids_BT, bias)
         x_BTD, cache = self._layers(c, prefix, x_BTD, place, memory, cache, keys_BT)
-        if c.block != "post":
+        if c.block not in ("post", "lstm"):
             x_BTD = Norm(c, name=f"{prefix}final_norm")(x_BTD)
         return x_BTD, cache
 
@@ -247,7 +248,9 @@ class Transformer(nn.Module):
             memory=kept,
         )
 
-    def _block(self, c: TransformerConfig, window: int, has_experts: bool, memory: Memory | None) -> Block:
+    def _block(self, c: TransformerConfig, window: int, has_experts: bool, memory: Memory | None) -> nn.Module:
+        if c.block == "lstm":
+            return LSTMBlock(c, parent=None)
         return Block(c, self.attention_fn, self.experts_fn, window, has_experts, memory is not None, parent=None)
 
     @staticmethod
@@ -258,6 +261,7 @@ class Transformer(nn.Module):
         x, zeros = jnp.zeros((1, 1, c.d_model), c.dtype), jnp.zeros((1, 1), jnp.int32)
         place, memory = Place(zeros, zeros, zeros, zeros), Memory(x, zeros, zeros) if has_memory else None
         block = Block(c, attention, has_experts=has_experts, has_memory=has_memory, parent=None)
+        block = LSTMBlock(c, parent=None) if c.block == "lstm" else block
         init = jax.vmap(lambda key: block.init(key, x, place, number=1, memory=memory)["params"])
         return jax.tree.map(
             lambda box: box.add_axis(0, {nn.PARTITION_NAME: "layers"}),

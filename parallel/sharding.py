@@ -30,6 +30,7 @@ _COMMON: Rules = (
     ("experts", ("expert",)),
     ("router_experts", ()),
     ("latent", ()),
+    ("gates", ()),
     ("classes", ()),
     ("patch", ()),
     ("token_types", ()),
@@ -159,20 +160,22 @@ def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array]
 
     Args:
         batch: arrays (rows of this process, T), of the full length; in one process, all rows of the global batch.
+            Arrays of other ranks, such as images, have no length.
         mesh: the mesh.
 
     Returns:
         Global arrays (B, T); where the mesh divides the length, in `zigzag_order`.
     """
-    sharding, num_shards = batch_sharding(mesh), mesh.shape["context"]
+    num_shards, by_rows = mesh.shape["context"], NamedSharding(mesh, PartitionSpec(BATCH_AXES))
     parts = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
     local_parts = len(local_rows(mesh, parts))
 
     def place(array: np.ndarray) -> Array:
-        rows, length = array.shape
-        if num_shards > 1:
-            array = array[:, zigzag_order(length, num_shards)]
-        shape = (rows * parts // local_parts, length)
+        has_length = array.ndim == 2
+        if has_length and num_shards > 1:
+            array = array[:, zigzag_order(array.shape[1], num_shards)]
+        shape = (array.shape[0] * parts // local_parts, *array.shape[1:])
+        sharding = batch_sharding(mesh) if has_length else by_rows
         return jax.make_array_from_process_local_data(sharding, array, global_shape=shape)
 
     return {name: place(array) for name, array in batch.items()}

@@ -74,6 +74,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gemma": {"block": "both", "window": 4, "layer_pattern": "LLG", "norm": "zero_centered_rmsnorm"},
     "deepseek": {"latent_attention": "latent,kv=12,rope=4,value=10,query=14", **EXPERTS},
     "mixtral": {**EXPERTS, "bias": "all", "activation": "swiglu"},
+    "lstm": {"block": "lstm", "position": "none"},
     "vit": {"architecture": "encoder", "image": "patches,size=8,patch=4", "classifier": "first,classes=5"},
 }
 

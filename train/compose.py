@@ -205,7 +205,7 @@ def _check_context(config: Any, mesh: Mesh) -> None:
     if shards == 1:
         return
     length, c = config.data.seq_len, config.model
-    for field, no in (("position", "relative"), ("architecture", "encoder_decoder")):
+    for field, no in (("position", "relative"), ("architecture", "encoder_decoder"), ("block", "lstm")):
         if c[field].startswith(no):
             raise ValueError(
                 f"config.model.{field}={c[field]!r} cannot be divided over the length yet; use config.mesh.context=1, "
