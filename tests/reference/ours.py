@@ -23,9 +23,10 @@ from model import Transformer, TransformerConfig, generate
 from tests.reference.weights import INPUTS, NUM_GENERATED, generator
 
 # What a tiny test waits for is the compiler, most of all for fused loops of its own, which CPUs can do without.
-jit = functools.partial(
-    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-)
+OPTIONS: dict[str, Any] = {"xla_backend_optimization_level": 0}
+if jax.__version_info__ < (0, 11):  # the option is gone there
+    OPTIONS["xla_cpu_use_fusion_emitters"] = False
+jit = functools.partial(jax.jit, compiler_options=OPTIONS)
 
 
 @dataclasses.dataclass(frozen=True)
