@@ -14,32 +14,51 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.name = "base"  # shown in logs and in the title of the loss curve
     config.seed = 0  # of initialisation, data order, dropout and samples
+    config.init_from = ""  # a run's workdir, or an imported model's: its parameters, model and tokenizer are taken
     config.platform = "auto"  # auto, cpu, gpu or tpu; a named one that is not there is an error
     config.compile_cache = "~/.cache/palmette/xla"  # compiled programs are kept here between runs; "" is off
 
     model = config.model = ConfigDict()
-    model.num_layers = 4  # blocks
+    model.architecture = "decoder"  # decoder, encoder or encoder_decoder[,encoder_layers=6]
+    model.num_layers = 4  # blocks; of an encoder-decoder, those of its decoder
     model.d_model = 256  # width of the residual stream
     model.num_heads = 4  # query heads
     model.num_kv_heads = 4  # key and value heads, a divisor of num_heads
     model.head_dim = 0  # 0: d_model / num_heads
     model.d_mlp = 1024  # hidden width of the MLP, or of each expert
-    model.activation = "gelu"  # relu, gelu, squared_relu, swiglu or geglu
-    model.norm = "rmsnorm"  # rmsnorm or layernorm
+    model.max_length = 0  # learned positions; 0: data.seq_len
+    model.activation = "gelu"  # relu, gelu (by tanh), gelu_exact, silu, squared_relu; gated: swiglu, geglu, reglu, ...
+    model.block = "pre"  # where a layer's norms are: pre, post, output, both or parallel (model/config.py)
+    model.norm = "rmsnorm"  # rmsnorm, layernorm or zero_centered_rmsnorm
     model.norm_eps = 1e-6  # added to the mean square under the root
-    model.position = "rope"  # rope or learned
+    model.position = "rope"  # rope[,fraction=0.25][,local_theta=10000], learned[,offset=2], sinusoidal, relative, none
     model.rope_theta = 10000.0  # rope: base of the wavelengths
-    model.use_bias = False  # on every projection and on LayerNorm
+    model.rope_scaling = ""  # rope: linear,factor=8 or llama3, yarn, longrope with their numbers (model/rope.py)
+    model.bias = "none"  # none, qkv, or all: on every projection and on LayerNorm
     model.tie_embeddings = True  # the head is the embedding table
-    model.qk_norm = False  # RMS-normalise queries and keys
+    model.embedding_norm = "none"  # none, norm, or first: in the place of the first layer's first norm too
+    model.embedding_scale = 1.0  # factor of the token embeddings
+    model.token_types = 0  # rows of the table of token types, as BERT's; 0: none
+    model.head = "linear"  # linear, bias, or transform: projection, activation, norm, and a bias
+    model.logit_scale = 1.0  # factor of the vocabulary logits
+    model.classifier = ""  # first,classes=3 on the first token; tanh,classes=2 with a pooler before it
+    model.image = ""  # patches,size=224,patch=16: the input is images
+    model.qk_norm = "none"  # RMS-normalise queries and keys: head by head, all together, or none
+    model.attention_scale = 0.0  # factor of the attention logits; 0: 1 / sqrt(head_dim)
     model.attention_soft_cap = 0.0  # bound on attention logits; 0: off
     model.logit_soft_cap = 0.0  # bound on vocabulary logits; 0: off
     model.window = 0  # sliding window of attention, in positions; 0: off
+    model.layer_pattern = ""  # layers with the window, L, and without, G, repeated, such as LLLLLG; "": all L
+    model.latent_attention = ""  # latent,kv=512,rope=64,value=128[,query=1536]: keys and values from few numbers
     model.dropout = 0.0  # on the embedding and on each block's outputs
     model.init_std = 0.02  # of the embedding table
     model.vocab_multiple = 128  # the vocabulary is padded to a multiple of this
     model.num_experts = 0  # MLPs that a router chooses from for each token; 0: one MLP for all
     model.experts_per_token = 2  # experts chosen for a token
+    model.d_expert = 0  # hidden width of an expert; 0: d_mlp
+    model.d_shared_expert = 0  # hidden width of an MLP for all tokens beside the experts; 0: none
+    model.num_dense_layers = 0  # first layers that have no experts
+    model.router = "softmax"  # softmax or sigmoid[,normalize=0][,groups=8,top_groups=4][,scale=2.5]
     model.expert_capacity = 0.0  # an expert takes this many times its even share of a row at most; 0: all it is given
     model.balance_loss = 0.01  # weight of the loss that evens out the experts' loads
     model.router_z_loss = 0.001  # weight of log(Z)^2 of the router, which keeps its logits from drifting
@@ -58,8 +77,8 @@ def get_config() -> ConfigDict:
     data.valid_fraction = 0.05  # share of documents held out, by the SHA-1 of their names
     data.chunk_bytes = 0  # cut documents into pieces of at most this size at line ends; 0: never
     data.invalid_utf8 = "skip"  # skip (and count) or error
-    data.tokenizer = "bpe"  # bpe or unigram
-    data.vocab_size = 4096  # token ids, the 4 special ones and 256 bytes included
+    data.tokenizer = "bpe"  # bpe or unigram, or the path of a tokenizer.json, a .model or a folder with one
+    data.vocab_size = 4096  # token ids, the 4 special ones and 256 bytes included; a given tokenizer may have fewer
     data.tokenizer_bytes = 20_000_000  # about how much text the tokenizer is trained on
     data.seq_len = 256  # tokens in a window
     data.batch_size = 16  # windows in a step, over all devices
@@ -76,7 +95,7 @@ def get_config() -> ConfigDict:
     optimizer.b2 = 0.95  # adamw: decay of the mean of their squares
     optimizer.eps = 1e-8  # added to the divisor
     optimizer.weight_decay = 0.1  # times the learning rate; muon: of the hidden matrices only
-    optimizer.no_decay = "norm|bias|/b_|embedding|positions"  # parameters whose name matches are not decayed
+    optimizer.no_decay = "norm|bias|/b_|/b$|embedding|positions|token"  # parameters whose name matches are not decayed
     optimizer.clip_norm = 1.0  # global norm of the gradients; 0: off
     optimizer.schedule = "cosine"  # constant, linear, cosine, inverse_sqrt or wsd
     optimizer.warmup_steps = 100  # updates until the peak

@@ -8,6 +8,7 @@ from .sources import Source as Source
 from .store import Corpus as Corpus
 from .store import open_corpus as open_corpus
 from .tokenizer import Tokenizer as Tokenizer
+from .tokenizer_files import load_tokenizer as load_tokenizer
 from .windows import Windows as Windows
 from .windows import eval_batches as eval_batches
 from .windows import make_batches as make_batches

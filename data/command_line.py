@@ -96,7 +96,8 @@ def read_command_line(
         command: the module, for the help text.
         description: the help text.
         options: name -> (default, help) of further flags; the default's type is the flag's, a required one has None.
-        config_from_workdir: without --config, take the config that --workdir was trained with.
+        config_from_workdir: without --config, take the config that --workdir was trained with; there
+            --config.init_from means the same directory.
 
     Returns:
         The arguments.
@@ -109,6 +110,8 @@ def read_command_line(
     if {"--help", "-h", "-help"} & set(argv):
         print(_help(command, description, options))
         raise SystemExit(0)
+    if config_from_workdir and not any(arg.startswith("--workdir=") for arg in argv):
+        argv = [arg.replace("--config.init_from=", "--workdir=", 1) for arg in argv]
     given = dict(arg[2:].split("=", 1) for arg in argv if arg.startswith("--") and "=" in arg)
     file = given.get("config")
     if not file and config_from_workdir and given.get("workdir"):

@@ -3,6 +3,10 @@
 import dataclasses
 from typing import Any
 
+from etils import epath
+
+TRAINED = ("bpe", "unigram")  # kinds of tokenizers that are trained here
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -31,15 +35,17 @@ class DataConfig:
     prefetch: int
 
     def __post_init__(self):
-        for field, legal in (("invalid_utf8", ("skip", "error")), ("tokenizer", ("bpe", "unigram"))):
-            if getattr(self, field) not in legal:
-                raise ValueError(
-                    f"config.data.{field}={getattr(self, field)!r} is not known; use one of {', '.join(legal)}"
-                )
+        if self.invalid_utf8 not in ("skip", "error"):
+            raise ValueError(f"config.data.invalid_utf8={self.invalid_utf8!r} is not known; use one of skip, error")
+        if not self.trains_tokenizer and (not self.tokenizer or not epath.Path(self.tokenizer).expanduser().exists()):
+            raise ValueError(
+                f"config.data.tokenizer={self.tokenizer!r} is not known; use one of {', '.join(TRAINED)}, or the path "
+                "of a tokenizer.json, a SentencePiece .model or a folder that holds one"
+            )
         for field, least in (
             ("seq_len", 1),
             ("batch_size", 1),
-            ("vocab_size", 264),  # 256 bytes, 4 special ids and a few pieces
+            ("vocab_size", 264 if self.trains_tokenizer else 1),  # 256 bytes, 4 special ids and a few pieces
             ("tokenizer_bytes", 1),
             ("chunk_bytes", 0),
             ("read_threads", 0),
@@ -53,6 +59,11 @@ class DataConfig:
             )
         if not 0 < self.valid_fraction < 1:
             raise ValueError(f"config.data.valid_fraction={self.valid_fraction} must be between 0 and 1")
+
+    @property
+    def trains_tokenizer(self) -> bool:
+        """Whether the tokenizer is trained on the corpus; else `tokenizer` is the path of one."""
+        return self.tokenizer in TRAINED
 
     @classmethod
     def of(cls, config: Any) -> "DataConfig":

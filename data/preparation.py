@@ -27,7 +27,8 @@ import numpy as np
 from .config import DataConfig
 from .sources import SOURCES, Document, Source
 from .store import FORMAT, SPLITS, Corpus, corpus_directory, fingerprint, open_corpus
-from .tokenizer import BOS, EOS, Tokenizer, train_tokenizer
+from .tokenizer import Tokenizer, train_tokenizer
+from .tokenizer_files import load_tokenizer
 
 LeftOut = defaultdict[str, list[str]]  # reason -> names of documents
 
@@ -55,6 +56,7 @@ def prepare(config: Any, *, log: Callable[[str], None] = lambda line: print(line
     config = DataConfig.of(config)
     if config.source not in SOURCES:
         raise ValueError(f"config.data.source={config.source!r} is not known; use one of {', '.join(SOURCES)}")
+    given = None if config.trains_tokenizer else _given_tokenizer(config)
     source = SOURCES[config.source](config)
     final = corpus_directory(config, source.identity)
     if (final / "metadata.json").exists():
@@ -68,7 +70,7 @@ def prepare(config: Any, *, log: Callable[[str], None] = lambda line: print(line
     except OSError as error:
         raise OSError(f"cannot write to config.data.dir={config.dir!r}: {error}") from error
     try:
-        metadata = _write(config, source, work, log)
+        metadata = _write(config, source, given, work, log)
         (work / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
         try:
             work.rename(final)
@@ -100,7 +102,23 @@ def _remove_left_over(final: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _write(config: DataConfig, source: Source, work: Path, log: Callable[[str], None]) -> dict[str, Any]:
+def _given_tokenizer(config: DataConfig) -> Tokenizer:
+    """The tokenizer that config.data.tokenizer is the path of."""
+    try:
+        tokenizer = load_tokenizer(config.tokenizer)
+    except ValueError as error:
+        raise ValueError(f"config.data.tokenizer={config.tokenizer!r} cannot be used: {error}") from error
+    if config.vocab_size < tokenizer.vocab_size:
+        raise ValueError(
+            f"config.data.vocab_size={config.vocab_size} is too small for config.data.tokenizer={config.tokenizer!r}, "
+            f"which has {tokenizer.vocab_size} ids; use at least {tokenizer.vocab_size}"
+        )
+    return tokenizer
+
+
+def _write(
+    config: DataConfig, source: Source, given: Tokenizer | None, work: Path, log: Callable[[str], None]
+) -> dict[str, Any]:
     """Writes every file but metadata.json, and returns what belongs there."""
     from .documents import write_documents
 
@@ -114,12 +132,15 @@ def _write(config: DataConfig, source: Source, work: Path, log: Callable[[str], 
     records = write_documents(work / "documents", {split: functools.partial(documents, split) for split in SPLITS})
     for reason, names in dropped.items():
         log(f"Left out {len(names)} documents ({reason}): {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}")
-    log("Training the tokenizer")
-    tokenizer = train_tokenizer(
-        _sample(records["train"], config.tokenizer_bytes), kind=config.tokenizer, vocab_size=config.vocab_size
-    )
-    (work / "tokenizer.model").write_bytes(tokenizer.model)
+    tokenizer = given
+    if tokenizer is None:
+        log("Training the tokenizer")
+        sample = _sample(records["train"], config.tokenizer_bytes)
+        tokenizer = train_tokenizer(sample, kind=config.tokenizer, vocab_size=config.vocab_size)
+    for name, content in tokenizer.files.items():
+        (work / name).write_bytes(content)
     dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
+    library = "tokenizers" if "tokenizer.json" in tokenizer.files else "sentencepiece"
     splits = {}
     for split in SPLITS:
         log(f"Tokenizing {split}: {len(records[split])} documents")
@@ -130,11 +151,12 @@ def _write(config: DataConfig, source: Source, work: Path, log: Callable[[str], 
         "source": config.source,
         "tokenizer_sha256": tokenizer.sha256,
         "vocab_size": tokenizer.vocab_size,
+        "pad_id": tokenizer.pad_id,
         "token_dtype": dtype,
         "splits": splits,
         "left_out": {reason: len(names) for reason, names in dropped.items()},
         "compressed_bits_per_byte": _baselines(records["valid"], splits["valid"]["bytes"]),
-        "versions": {name: importlib.metadata.version(name) for name in ("sentencepiece", "tensorflow-datasets")},
+        "versions": {name: importlib.metadata.version(name) for name in (library, "tensorflow-datasets")},
     }
 
 
@@ -206,24 +228,27 @@ def _sample(records: Any, num_bytes: int) -> Iterator[str]:
 def _write_tokens(tokenizer: Tokenizer, records: Any, work: Path, split: str, dtype: str) -> dict[str, Any]:
     """Writes one split's token file and document starts; returns its counts."""
     starts, num_bytes, digest = [0], 0, hashlib.sha256()
+    sizes, bytes_of_ids = tokenizer.bytes_per_id, 0
     with open(work / f"{split}.tokens", "wb") as file:
         for first in range(0, len(records), _BATCH):
             texts = [records[i]["text"] for i in range(first, min(first + _BATCH, len(records)))]
             num_bytes += sum(map(len, texts))
             for ids in tokenizer.encode_batch([text.decode() for text in texts]):
-                tokens = np.array([BOS, *ids, EOS], dtype).tobytes()
+                bytes_of_ids += int(sizes[ids].sum())
+                tokens = np.array([tokenizer.bos_id, *ids, tokenizer.eos_id], dtype).tobytes()
                 file.write(tokens)
                 digest.update(tokens)
                 starts.append(starts[-1] + len(ids) + 2)
         file.flush()
         os.fsync(file.fileno())
     np.save(work / f"{split}.starts.npy", np.array(starts, np.int64))
-    return {
+    counts = {
         "documents": len(records),
         "tokens": starts[-1],
         "bytes": num_bytes,
         "tokens_sha256": digest.hexdigest(),
     }
+    return counts if bytes_of_ids == num_bytes else counts | {"bytes_of_ids": bytes_of_ids}
 
 
 def _baselines(records: Any, num_bytes: int) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """A prepared corpus on disk: what `data.prepare` writes and everything else reads.
 
 metadata.json        fingerprint, counts, hashes, versions
-tokenizer.model      SentencePiece
+tokenizer.model      SentencePiece, or tokenizer.json and what lay beside it
 documents/           the texts, a TFDS dataset in ArrayRecord
 {train,valid}.tokens       token ids of all documents, one after the other, little-endian
 {train,valid}.starts.npy   index of each document's first token, and the number of tokens at the end, int64
@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from .config import DataConfig
-from .tokenizer import Tokenizer
+from .tokenizer import Tokenizer, TrainedTokenizer, files_sha256
+from .tokenizer_files import make_tokenizer, tokenizer_files
 
 FORMAT = 1  # part of the fingerprint: raised when any file changes its meaning
 SPLITS = ("train", "valid")
@@ -38,13 +39,32 @@ class Corpus:
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that made the token files."""
-        tokenizer = Tokenizer((self.directory / "tokenizer.model").read_bytes())
-        if tokenizer.sha256 != self.metadata["tokenizer_sha256"]:
+        files = tokenizer_files(self.directory)
+        sha256 = files_sha256(files)
+        if sha256 != self.metadata["tokenizer_sha256"]:
             raise ValueError(
-                f"{self.directory}/tokenizer.model has sha256 {tokenizer.sha256[:12]}, but the tokens were made with "
+                f"{self.directory}/{next(iter(files))} has sha256 {sha256[:12]}, but the tokens were made with "
                 f"{self.metadata['tokenizer_sha256'][:12]}; put it back, or delete the folder to prepare anew"
             )
-        return tokenizer
+        return make_tokenizer(files)
+
+    @property
+    def pad_id(self) -> int:
+        """The tokenizer's, without opening it; corpora of before tokenizers could be given do not name theirs."""
+        return self.metadata.get("pad_id", TrainedTokenizer.pad_id)
+
+    def bytes_per_id(self, split: str) -> np.ndarray:
+        """UTF-8 bytes that each id stands for in a split, (vocab_size,).
+
+        Where a tokenizer loses or adds text (WordPiece capitals and spaces, SentencePiece's dummy prefix), its own
+        figures are scaled so that they add up to the bytes of the whole split: bits per byte are exact over a split,
+        and in proportion over a part of it. They are then bits for what the ids still say: a tokenizer that knows few
+        characters has less to predict. int32 where there is nothing to scale, else float32.
+        """
+        sizes, facts = self.tokenizer.bytes_per_id, self.metadata["splits"][split]
+        if "bytes_of_ids" not in facts:
+            return sizes
+        return (sizes * (facts["bytes"] / max(1, facts["bytes_of_ids"]))).astype(np.float32)
 
     def tokens(self, split: str) -> np.ndarray:
         """All token ids of a split as a read-only memory map."""
@@ -67,18 +87,13 @@ class Corpus:
 
 
 def fingerprint(config: DataConfig, identity: str) -> str:
-    """Hash of everything that the prepared files depend on."""
-    fields = (
-        "source",
-        "text_field",
-        "valid_fraction",
-        "chunk_bytes",
-        "invalid_utf8",
-        "tokenizer",
-        "vocab_size",
-        "tokenizer_bytes",
-    )
+    """Hash of everything that the prepared files depend on; a given tokenizer counts by its content."""
+    fields = ("source", "text_field", "valid_fraction", "chunk_bytes", "invalid_utf8")
     facts = {field: getattr(config, field) for field in fields} | {"identity": identity, "format": FORMAT}
+    if config.trains_tokenizer:
+        facts |= {field: getattr(config, field) for field in ("tokenizer", "vocab_size", "tokenizer_bytes")}
+    else:
+        facts |= {"tokenizer": files_sha256(tokenizer_files(config.tokenizer))}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,44 +1,144 @@
-"""SentencePiece, set up so that decode(encode(text)) == text for every text."""
+"""What a tokenizer is, and the one this project trains: SentencePiece, set up so that decode(encode(text)) == text.
+
+Tokenizers that come with imported models are in `foreign_tokenizers`; `load_tokenizer` opens either kind.
+"""
 
 import dataclasses
 import functools
 import hashlib
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import sentencepiece
+from google.protobuf.message import DecodeError
+from sentencepiece import sentencepiece_model_pb2
 
-PAD, BOS, EOS, UNK = 0, 1, 2, 3
+MODEL_FILE = "tokenizer.model"
+
+_MAX_SENTENCE = 1 << 16  # in bytes
+_MAX_PIECE = 32  # in characters: deep indentation is one piece
 
 # SentencePiece writes a space as U+2581, so a real U+2581 would come back as a space. A private character escapes it.
-_ESCAPE, _BLOCK = "\ue000", "\ue001"
-_UNESCAPED = {_ESCAPE + _ESCAPE: _ESCAPE, _ESCAPE + _BLOCK: "\u2581"}
+ESCAPE, BLOCK = "\ue000", "\ue001"
+_UNESCAPED = {ESCAPE + ESCAPE: ESCAPE, ESCAPE + BLOCK: "\u2581"}
 
 
 def _escape(text: str) -> str:
-    return text.replace(_ESCAPE, _ESCAPE + _ESCAPE).replace("\u2581", _ESCAPE + _BLOCK)
+    return text.replace(ESCAPE, ESCAPE + ESCAPE).replace("\u2581", ESCAPE + BLOCK)
 
 
 def _unescape(text: str) -> str:
-    return re.sub(f"{_ESCAPE}[{_ESCAPE}{_BLOCK}]", lambda match: _UNESCAPED[match[0]], text)
+    return re.sub(f"{ESCAPE}[{ESCAPE}{BLOCK}]", lambda match: _UNESCAPED[match[0]], text)
 
 
-@dataclasses.dataclass(frozen=True)
-class Tokenizer:
+class Tokenizer(Protocol):
     """Text to token ids and back.
-
-    Ids 0 to 3 are padding, beginning and end of document, and unknown (never produced: bytes are the fallback).
-
-    Attributes:
-        model: the serialised SentencePiece model.
 
     Example:
         tokenizer.decode(tokenizer.encode("for i in range(3):"))
     """
 
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        """Names and contents of the files it consists of, the one that tells its kind first."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the files; two tokenizers with the same hash are the same."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, added tokens included: one more than the largest."""
+        ...
+
+    @property
+    def bos_id(self) -> int:
+        """The id that begins a document."""
+        ...
+
+    @property
+    def eos_id(self) -> int:
+        """The id that ends a document."""
+        ...
+
+    @property
+    def pad_id(self) -> int:
+        """The id where there is no token."""
+        ...
+
+    @property
+    def unk_id(self) -> int | None:
+        """The id of what the vocabulary cannot write; None where there is none, as for the next three."""
+        ...
+
+    @property
+    def cls_id(self) -> int | None:
+        """The id that stands for a whole text."""
+        ...
+
+    @property
+    def sep_id(self) -> int | None:
+        """The id between two texts."""
+        ...
+
+    @property
+    def mask_id(self) -> int | None:
+        """The id that hides a token."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without the ids that begin and end a document."""
+        ...
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, over all cores."""
+        ...
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of token ids; special ids, and ids it does not have, give nothing."""
+        ...
+
+    @property
+    def bytes_per_id(self) -> np.ndarray:
+        """UTF-8 bytes that each id stands for, (vocab_size,) int32; special ids have none.
+
+        Where they do not add up to a text's bytes, `Corpus.bytes_per_id` makes them.
+        """
+        ...
+
+
+def files_sha256(files: Mapping[str, bytes]) -> str:
+    """Hash of a tokenizer's files: the file's own where there is one."""
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    if len(hashes) == 1:
+        return next(iter(hashes.values()))
+    return hashlib.sha256("".join(f"{hashes[name]}  {name}\n" for name in sorted(hashes)).encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedTokenizer:
+    """A tokenizer that `train_tokenizer` made.
+
+    Ids 0 to 3 are padding, beginning and end of document, and unknown (never produced: bytes are the fallback).
+
+    Attributes:
+        model: the serialised SentencePiece model.
+    """
+
     model: bytes = dataclasses.field(repr=False)
+
+    pad_id, bos_id, eos_id, unk_id = 0, 1, 2, 3
+    cls_id = sep_id = mask_id = None
+
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        """See `Tokenizer`."""
+        return {MODEL_FILE: self.model}
 
     @functools.cached_property
     def _processor(self) -> sentencepiece.SentencePieceProcessor:
@@ -49,42 +149,67 @@ class Tokenizer:
         """Number of ids."""
         return self._processor.vocab_size()
 
-    @functools.cached_property
+    @property
     def sha256(self) -> str:
         """Hash of the model; two tokenizers with the same hash are the same."""
-        return hashlib.sha256(self.model).hexdigest()
+        return files_sha256(self.files)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without the ids that begin and end a document."""
         return self._processor.encode(_escape(text))
 
-    def encode_batch(self, texts: Sequence[str], *, num_threads: int = -1) -> list[list[int]]:
-        """Token ids of each text; -1 uses a thread for each core."""
-        return self._processor.encode([_escape(text) for text in texts], num_threads=num_threads)
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, over all cores."""
+        return self._processor.encode([_escape(text) for text in texts], num_threads=-1)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of token ids; special ids give nothing."""
-        return _unescape(self._processor.decode([int(i) for i in ids if i != UNK]))
+        """The text of token ids; special ids, and ids it does not have, give nothing."""
+        size = self.vocab_size
+        return _unescape(self._processor.decode([int(i) for i in ids if i != self.unk_id and i < size]))
 
-    @functools.cached_property
+    @property
     def bytes_per_id(self) -> np.ndarray:
         """UTF-8 bytes that each id stands for, (vocab_size,) int32; special ids have none.
 
         An escaped U+2581 (or U+E000, U+E001) counts 6 bytes instead of 3.
         """
-        p = self._processor
-        sizes = [
-            0
-            if p.is_control(i) or p.is_unknown(i)
-            else 1
-            if p.is_byte(i)
-            else len(p.id_to_piece(i).replace("\u2581", " ").encode())
-            for i in range(p.vocab_size())
-        ]
-        return np.array(sizes, np.int32)
+        return piece_bytes(self._processor)
 
 
-def train_tokenizer(texts: Iterable[str], *, kind: str, vocab_size: int) -> Tokenizer:
+def piece_bytes(processor: sentencepiece.SentencePieceProcessor) -> np.ndarray:
+    """UTF-8 bytes of each piece of a SentencePiece model, int32; control pieces and the unknown one have none."""
+    sizes = [
+        0
+        if processor.is_control(i) or processor.is_unknown(i)
+        else 1
+        if processor.is_byte(i)
+        else len(processor.id_to_piece(i).replace("\u2581", " ").encode())
+        for i in range(processor.vocab_size())
+    ]
+    return np.array(sizes, np.int32)
+
+
+def is_trained_here(model: bytes) -> bool:
+    """Whether a SentencePiece model has the settings of `train_tokenizer`: then texts are escaped before it."""
+    proto = sentencepiece_model_pb2.ModelProto()
+    try:
+        proto.ParseFromString(model)
+    except DecodeError:
+        return False
+    trainer, normalizer, ours = proto.trainer_spec, proto.normalizer_spec, TrainedTokenizer
+    return (
+        trainer.required_chars == "\u2581"
+        and trainer.byte_fallback
+        and trainer.allow_whitespace_only_pieces
+        and (trainer.max_sentencepiece_length, trainer.max_sentence_length) == (_MAX_PIECE, _MAX_SENTENCE)
+        and (trainer.pad_id, trainer.bos_id, trainer.eos_id) == (ours.pad_id, ours.bos_id, ours.eos_id)
+        and normalizer.name == "identity"
+        and not normalizer.add_dummy_prefix
+        and not normalizer.remove_extra_whitespaces
+    )
+
+
+def train_tokenizer(texts: Iterable[str], *, kind: str, vocab_size: int) -> TrainedTokenizer:
     """Trains SentencePiece (Kudo and Richardson 2018, arXiv:1808.06226) without normalisation, with byte fallback.
 
     Args:
@@ -105,10 +230,10 @@ def train_tokenizer(texts: Iterable[str], *, kind: str, vocab_size: int) -> Toke
             model_writer=output,
             model_type=kind,
             vocab_size=vocab_size,
-            pad_id=PAD,
-            bos_id=BOS,
-            eos_id=EOS,
-            unk_id=UNK,
+            pad_id=TrainedTokenizer.pad_id,
+            bos_id=TrainedTokenizer.bos_id,
+            eos_id=TrainedTokenizer.eos_id,
+            unk_id=TrainedTokenizer.unk_id,
             byte_fallback=True,
             character_coverage=0.9999,
             required_chars="\u2581",  # the space, else a corpus without one gives a model that cannot write it
@@ -116,8 +241,8 @@ def train_tokenizer(texts: Iterable[str], *, kind: str, vocab_size: int) -> Toke
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,
             allow_whitespace_only_pieces=True,
-            max_sentence_length=1 << 16,
-            max_sentencepiece_length=32,  # deep indentation is one piece
+            max_sentence_length=_MAX_SENTENCE,
+            max_sentencepiece_length=_MAX_PIECE,
             num_threads=1,  # the same model on every machine
             minloglevel=2,
         )
@@ -126,7 +251,7 @@ def train_tokenizer(texts: Iterable[str], *, kind: str, vocab_size: int) -> Toke
         raise ValueError(
             f"config.data.vocab_size={vocab_size} cannot be trained on this corpus; use a {remedy} one ({error})"
         ) from error
-    return Tokenizer(output.getvalue())
+    return TrainedTokenizer(output.getvalue())
 
 
 def _sentences(text: str, size: int = 4096) -> Iterable[str]:

@@ -30,14 +30,18 @@ class Windows:
         weights: 1 where the target continues the document of its input, else 0, float32.
         segment_ids: which document of the window, from 1; 0 is padding, int32.
         positions: position in the document, counted from the start of the window at the earliest, int32.
-        target_bytes: UTF-8 bytes of the target, int32; only if asked for.
+        target_bytes: UTF-8 bytes of the target, see `Corpus.bytes_per_id`; only if asked for.
+
+    Padding is pad_id in inputs and targets, and 0 elsewhere.
     """
 
     def __init__(self, corpus: Corpus, split: str, config: DataConfig, *, with_bytes: bool = False):
         self._tokens = corpus.tokens(split)
         self._starts = np.asarray(corpus.starts(split))
         self._length = config.seq_len
-        self._bytes = corpus.tokenizer.bytes_per_id if with_bytes else None
+        self._bytes = corpus.bytes_per_id(split) if with_bytes else None
+        pad_id = corpus.pad_id
+        self._padding = {"inputs": pad_id, "targets": pad_id}
         if len(self._tokens) < self._length + 1:
             raise ValueError(
                 f"config.data.seq_len={self._length} needs windows of {self._length + 1} tokens, but {split} in "
@@ -79,7 +83,14 @@ class Windows:
         if self._bytes is not None:
             example["target_bytes"] = self._bytes[tokens[1:]]
         short = self._length + 1 - (last - first)
-        return {name: np.pad(array, (0, short)) for name, array in example.items()} if short else example
+        return {name: self._padded(name, array, short) for name, array in example.items()} if short else example
+
+    def _padded(self, name: str, array: np.ndarray, short: int) -> np.ndarray:
+        return np.pad(array, (0, short), constant_values=self._padding.get(name, 0))
+
+    def padding(self) -> Batch:
+        """An example of padding alone."""
+        return {name: self._padded(name, array[:0], self._length) for name, array in self[0].items()}
 
 
 class _Batches:
@@ -164,7 +175,7 @@ def eval_batches(
     config = DataConfig.of(config)
     windows = Windows(corpus or prepare(config), split, config, with_bytes=True)
     rows = range(config.batch_size) if rows is None else rows
-    padding = {name: np.zeros_like(array) for name, array in windows[0].items()}
+    padding = windows.padding()
     num_batches = -(-len(windows) // config.batch_size)
     for step in range(min(limit, num_batches) if limit else num_batches):
         wanted = [step * config.batch_size + int(row) for row in rows]

@@ -1,21 +1,46 @@
 """The hyperparameters of the one core; a family of models is a choice of them."""
 
 import dataclasses
+import functools
 import math
 
+from .choice import Choice, parse_choice
 from .layers import ACTIVATIONS, NORMS
+from .rope import SCALINGS
 
-POSITIONS = ("rope", "learned")
+# Legal values; those with options of their own are written "kind,option=value".
+ARCHITECTURES = {"decoder": {}, "encoder": {}, "encoder_decoder": {"encoder_layers": 0}}
+BLOCKS = ("pre", "post", "output", "both", "parallel")
+BIASES = ("none", "qkv", "all")
+POSITIONS = {
+    "rope": {"fraction": 1.0, "local_theta": 0.0},
+    "learned": {"offset": 0},
+    "sinusoidal": {},
+    "relative": {"buckets": 32, "distance": 128},
+    "none": {},
+}
+QK_NORMS = ("none", "head", "all")
+EMBEDDING_NORMS = ("none", "norm", "first")
+HEADS = ("linear", "bias", "transform")
+CLASSIFIERS = {"": {}, "first": {"classes": int}, "tanh": {"classes": int}}
+LATENT_ATTENTION = {"": {}, "latent": {"kv": int, "rope": int, "value": int, "query": 0}}
+ROUTERS = {
+    "softmax": {"normalize": 1, "groups": 1, "top_groups": 1, "scale": 1.0},
+    "sigmoid": {"normalize": 1, "groups": 1, "top_groups": 1, "scale": 1.0},
+}
+IMAGES = {"": {}, "patches": {"size": int, "patch": int, "channels": 3}}
 DTYPES = ("float32", "bfloat16")  # float16 would need loss scaling
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """Shape and choices of a decoder-only Transformer.
+    """Shape and choices of a Transformer.
 
     Attributes:
+        architecture: "decoder" (causal), "encoder" (all see all) or "encoder_decoder", whose `encoder_layers` are
+            as many as the decoder's if not given.
         vocab_size: real vocabulary size V; ids 0 to V-1.
-        num_layers: number of blocks L.
+        num_layers: number of blocks L; of an encoder-decoder, of its decoder.
         d_model: width D of the residual stream.
         num_heads: query heads N.
         num_kv_heads: key and value heads K; N for multi-head, 1 for multi-query attention
@@ -24,25 +49,53 @@ class TransformerConfig:
         d_mlp: hidden width F of the MLP, or of each expert.
         max_length: longest sequence; the number of learned positions.
         activation: a key of `model.layers.ACTIVATIONS`; "swiglu" and "geglu" are gated.
-        norm: "rmsnorm" or "layernorm".
+        block: where a sublayer f has its norm n: "pre" x + f(n(x)); "post" n(x + f(x)), without a last norm
+            (Vaswani et al. 2017); "output" x + n(f(x)) (OLMo 2); "both" x + n'(f(n(x))) (Gemma 2); "parallel"
+            x + attention(n(x)) + mlp(n'(x)) (GPT-NeoX).
+        norm: "rmsnorm", "layernorm" or "zero_centered_rmsnorm", whose scale is 1 + w (Gemma).
         norm_eps: added to the variance (or mean square) under the root.
-        position: "rope" (Su et al. 2021, arXiv:2104.09864) or "learned".
+        position: "rope" (Su et al. 2021, arXiv:2104.09864), of which `fraction` of a head turns, with another base
+            `local_theta` where a window applies; "learned", after `offset` rows that no token has; "sinusoidal";
+            "relative", a bias for each of `buckets` distances (Raffel et al. 2020, arXiv:1910.10683); or "none".
         rope_theta: base of the rotary wavelengths.
-        use_bias: biases on every projection, and on LayerNorm.
+        rope_scaling: a choice of `model.rope.SCALINGS`; it does not apply where `local_theta` does.
+        bias: "none", "qkv" (queries, keys and values), or "all" (every projection, and LayerNorm).
         tie_embeddings: the output head is the transposed embedding table.
-        qk_norm: RMS-normalise queries and keys per head (Dehghani et al. 2023, arXiv:2302.05442).
+        embedding_norm: "norm" of the embeddings; "first" takes it for that of the first layer's attention too.
+        embedding_scale: factor of the token embeddings.
+        token_types: rows of the table of token types (BERT's segments); 0 is none.
+        head: "linear", "bias" (of the vocabulary) or "transform": a projection, the activation and a norm before it,
+            and the bias.
+        logit_scale: factor of the vocabulary logits.
+        classifier: "" or a projection to `classes`: of the "first" token, or of "tanh" of a projection of it
+            (BERT's pooler).
+        image: "" or "patches": the input is images of `size` squared with `channels`, cut in squares of `patch`
+            (Dosovitskiy et al. 2020, arXiv:2010.11929).
+        qk_norm: "head": RMS-normalise queries and keys per head (Dehghani et al. 2023, arXiv:2302.05442); "all": over
+            all heads together (OLMo 2); or "none".
+        attention_scale: factor of the attention logits; 0 is 1 / sqrt(H).
         attention_soft_cap: c * tanh(logits / c) on attention logits; 0 is off.
         logit_soft_cap: the same on the vocabulary logits; 0 is off.
         window: a query sees this many positions, itself included; 0 means all before it.
-        dropout: rate on the embedding and on each block's two outputs.
+        layer_pattern: which layers have the window, L, and which see all, G, repeated: "LLLLLG"; "" is all L.
+        latent_attention: "" or "latent": keys and values from `kv` numbers a token, queries from `query` (0: from the
+            residual stream), with `rope` turning dims beside `head_dim`, and `value` dims a head (DeepSeek-V2 2024,
+            arXiv:2405.04434, section 2.1).
+        dropout: rate on the embedding and on each block's outputs.
         init_std: standard deviation of the embedding table; projections use 1 / sqrt(fan_in), those that
             write to the residual stream divided further by sqrt(2 * num_layers) (GPT-2).
         vocab_multiple: the vocabulary is padded up to a multiple of this; padded logits are masked.
         num_experts: experts E, each an MLP, in the MLP's place; 0 is the plain MLP.
         experts_per_token: experts k that the router chooses for a token.
+        d_expert: hidden width of an expert; 0 means d_mlp.
+        d_shared_expert: hidden width of an MLP that every token passes beside its experts; 0 is none.
+        num_dense_layers: first layers that have the plain MLP.
+        router: "softmax" or "sigmoid" of the scores (DeepSeek-V3 2024, arXiv:2412.19437, eq. 12-16), a token's weights
+            divided by their sum if `normalize`, times `scale`; only the `top_groups` best of `groups` of experts are
+            chosen from.
         expert_capacity: an expert takes at most this factor times its even share, T * k / E tokens of a row; 0 is
             dropless.
-        balance_loss: weight of the sequence-wise balance loss (DeepSeek-V3 2024, arXiv:2412.19437, eq. 17).
+        balance_loss: weight of the sequence-wise balance loss (DeepSeek-V3, eq. 17).
         router_z_loss: weight of log(Z)^2 of the router (Zoph et al. 2022, arXiv:2202.08906, eq. 5).
         balance_bias_rate: how far each update moves the bias that the choice of an expert has, towards even loads
             (Wang et al. 2024, arXiv:2408.15664); 0 is no bias.
@@ -52,6 +105,7 @@ class TransformerConfig:
         ValueError: a value is out of range, or two do not fit; it names the config keys and legal values.
     """
 
+    architecture: str
     vocab_size: int
     num_layers: int
     d_model: int
@@ -61,21 +115,37 @@ class TransformerConfig:
     d_mlp: int
     max_length: int
     activation: str
+    block: str
     norm: str
     norm_eps: float
     position: str
     rope_theta: float
-    use_bias: bool
+    rope_scaling: str
+    bias: str
     tie_embeddings: bool
-    qk_norm: bool
+    embedding_norm: str
+    embedding_scale: float
+    token_types: int
+    head: str
+    logit_scale: float
+    classifier: str
+    image: str
+    qk_norm: str
+    attention_scale: float
     attention_soft_cap: float
     logit_soft_cap: float
     window: int
+    layer_pattern: str
+    latent_attention: str
     dropout: float
     init_std: float
     vocab_multiple: int
     num_experts: int
     experts_per_token: int
+    d_expert: int
+    d_shared_expert: int
+    num_dense_layers: int
+    router: str
     expert_capacity: float
     balance_loss: float
     router_z_loss: float
@@ -83,16 +153,27 @@ class TransformerConfig:
     dtype: str
 
     def __post_init__(self):
+        self._check_values()
+        self._check_heads()
+        self._check_layers()
+
+    def _check_values(self) -> None:
         for field, legal in (
             ("activation", tuple(ACTIVATIONS)),
+            ("block", BLOCKS),
             ("norm", NORMS),
-            ("position", POSITIONS),
+            ("bias", BIASES),
+            ("embedding_norm", EMBEDDING_NORMS),
+            ("head", HEADS),
+            ("qk_norm", QK_NORMS),
             ("dtype", DTYPES),
         ):
             if getattr(self, field) not in legal:
                 raise ValueError(
                     f"config.model.{field}={getattr(self, field)!r} is not known; use one of {', '.join(legal)}"
                 )
+        for field in _CHOICES:
+            self.choice(field)
         for field in (
             "num_layers",
             "d_model",
@@ -104,20 +185,18 @@ class TransformerConfig:
         ):
             if getattr(self, field) < 1:
                 raise ValueError(f"config.model.{field}={getattr(self, field)} must be at least 1")
-        for field in ("norm_eps", "rope_theta", "init_std"):
+        for field in ("norm_eps", "rope_theta", "init_std", "embedding_scale", "logit_scale"):
             if getattr(self, field) <= 0:
                 raise ValueError(f"config.model.{field}={getattr(self, field)} must be above 0")
-        off_at_zero = ("head_dim", "window", "attention_soft_cap", "logit_soft_cap", "num_experts", "expert_capacity")
-        for field in (*off_at_zero, "balance_loss", "router_z_loss", "balance_bias_rate"):
+        off_at_zero = ("head_dim", "window", "attention_scale", "attention_soft_cap", "logit_soft_cap", "token_types")
+        of_experts = ("num_experts", "expert_capacity", "balance_loss", "router_z_loss", "balance_bias_rate")
+        for field in (*off_at_zero, *of_experts, "d_expert", "d_shared_expert", "num_dense_layers"):
             if getattr(self, field) < 0:
                 raise ValueError(f"config.model.{field}={getattr(self, field)} must be 0 (off) or more")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"config.model.dropout={self.dropout} must be at least 0 and below 1")
-        if self.num_experts and self.experts_per_token > self.num_experts:
-            raise ValueError(
-                f"config.model.experts_per_token={self.experts_per_token} is more than config.model.num_experts="
-                f"{self.num_experts}; use at most {self.num_experts}"
-            )
+
+    def _check_heads(self) -> None:
         if self.num_heads % self.num_kv_heads:
             legal = [k for k in range(1, self.num_heads + 1) if self.num_heads % k == 0]
             raise ValueError(
@@ -125,17 +204,78 @@ class TransformerConfig:
                 f"config.model.num_kv_heads={self.num_kv_heads}; use one of {legal} for num_kv_heads"
             )
         if not self.head_dim and self.d_model % self.num_heads:
-            multiple = self.num_heads * (2 if self.position == "rope" else 1)  # rope needs an even head_dim
+            multiple = self.num_heads * (2 if self.choice("position").kind == "rope" else 1)
             raise ValueError(
                 f"config.model.d_model={self.d_model} is not divisible by config.model.num_heads="
                 f"{self.num_heads}; use d_model={math.ceil(self.d_model / multiple) * multiple} "
                 "or set config.model.head_dim"
             )
-        if self.position == "rope" and self.size_of_head % 2:
+        position, latent = self.choice("position"), self.choice("latent_attention")
+        if position.kind == "rope":
+            size, key = (latent.rope, "latent_attention's rope") if latent.kind else (self.size_of_head, "head_dim")
+            if round(size * position.fraction) % 2 or not 0 < position.fraction <= 1:
+                raise ValueError(
+                    f"config.model.{key}={size} must be even for config.model.position={self.position!r}, as must be "
+                    f"the part that turns; use {size + size % 2} and a fraction above 0 and at most 1"
+                )
+        if latent.kind and (position.kind != "rope" or self.num_kv_heads != self.num_heads):
             raise ValueError(
-                f"config.model.head_dim={self.size_of_head} must be even for config.model.position='rope'; "
-                f"use {self.size_of_head + 1}"
+                f"config.model.latent_attention={self.latent_attention!r} needs config.model.position='rope', not "
+                f"{self.position!r}, and config.model.num_kv_heads={self.num_heads}, not {self.num_kv_heads}"
             )
+
+    def _check_layers(self) -> None:
+        if set(self.layer_pattern) - {"L", "G"} or (self.layer_pattern and not self.window):
+            raise ValueError(
+                f"config.model.layer_pattern={self.layer_pattern!r} with config.model.window={self.window}: use "
+                "letters L (with the window) and G, such as 'LLLLLG', and a window of at least 1; or '' and 0"
+            )
+        if self.num_experts and self.experts_per_token > self.num_experts:
+            raise ValueError(
+                f"config.model.experts_per_token={self.experts_per_token} is more than config.model.num_experts="
+                f"{self.num_experts}; use at most {self.num_experts}"
+            )
+        router = self.choice("router")
+        if self.num_experts % router.groups or not 1 <= router.top_groups <= router.groups:
+            raise ValueError(
+                f"config.model.router={self.router!r}: groups must divide config.model.num_experts={self.num_experts}, "
+                "and top_groups be from 1 to groups"
+            )
+        if self.num_dense_layers >= self.num_layers or (self.num_dense_layers and not self.num_experts):
+            raise ValueError(
+                f"config.model.num_dense_layers={self.num_dense_layers} must be below config.model.num_layers="
+                f"{self.num_layers}, and 0 without config.model.num_experts"
+            )
+        image = self.choice("image")
+        if image.kind and (image.size % image.patch or not self.classifier):
+            raise ValueError(
+                f"config.model.image={self.image!r}: patch={image.patch} must divide size={image.size}, and images "
+                f"need a config.model.classifier, such as 'first,classes=10', not {self.classifier!r}"
+            )
+
+    def choice(self, field: str) -> Choice:
+        """The kind and options that a field such as "position" says."""
+        return parse_choice(f"config.model.{field}", getattr(self, field), _CHOICES[field])
+
+    @functools.cached_property
+    def is_causal(self) -> bool:
+        """Whether a token sees only what is before it."""
+        return self.choice("architecture").kind != "encoder"
+
+    @functools.cached_property
+    def encoder(self) -> "TransformerConfig | None":
+        """The encoder of an encoder-decoder."""
+        architecture = self.choice("architecture")
+        if architecture.kind != "encoder_decoder":
+            return None
+        num_layers = architecture.encoder_layers or self.num_layers
+        return dataclasses.replace(self, architecture="encoder", num_layers=num_layers)
+
+    @functools.cached_property
+    def window_of_layers(self) -> tuple[int, ...]:
+        """The window of each layer, 0 for one that sees all; it repeats with the pattern."""
+        pattern = self.layer_pattern or "L"
+        return tuple(self.window if pattern[i % len(pattern)] == "L" else 0 for i in range(self.num_layers))
 
     @property
     def size_of_head(self) -> int:
@@ -151,3 +291,19 @@ class TransformerConfig:
     def is_gated(self) -> bool:
         """Whether the MLP multiplies its activation by a second, linear projection."""
         return ACTIVATIONS[self.activation].gated
+
+    @property
+    def size_of_expert(self) -> int:
+        """Hidden width of an expert."""
+        return self.d_expert or self.d_mlp
+
+
+_CHOICES = {
+    "architecture": ARCHITECTURES,
+    "position": POSITIONS,
+    "rope_scaling": SCALINGS,
+    "classifier": CLASSIFIERS,
+    "latent_attention": LATENT_ATTENTION,
+    "router": ROUTERS,
+    "image": IMAGES,
+}

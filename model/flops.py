@@ -10,35 +10,82 @@ Letters: T length, N heads, K kv heads, H head dim, D model, F mlp, V vocab, E e
 from .config import TransformerConfig
 
 
+def _sizes(config: TransformerConfig) -> dict[str, int]:
+    """Weights of the matmuls that a token passes in one layer, each sublayer once."""
+    c = config
+    D, N, K, H = c.d_model, c.num_heads, c.num_kv_heads, c.size_of_head
+    gates = 3 if c.is_gated else 2
+    attention = D * H * (N + 2 * K) + N * H * D
+    latent = c.choice("latent_attention")
+    if latent.kind:
+        queries = N * (H + latent.rope)
+        attention = latent.query * (D + queries) if latent.query else D * queries
+        attention += D * (latent.kv + latent.rope) + latent.kv * N * (H + latent.value) + N * latent.value * D
+    return {
+        "attention": attention,
+        "mlp": D * c.d_mlp * gates,
+        "expert": D * c.size_of_expert * gates,
+        "router": D * c.num_experts,
+        "shared": D * c.d_shared_expert * gates,
+    }
+
+
 def count_params(config: TransformerConfig) -> dict[str, int]:
     """Counts parameters, padded rows of the vocabulary included.
 
     Returns:
-        "embedding" (with learned positions), "layers", "head" (untied head and last norm) and "total".
+        "embedding" (with positions and token types), "layers", "head" (all after the last layer) and "total".
     """
-    c = config
-    D, N, K, H, F = c.d_model, c.num_heads, c.num_kv_heads, c.size_of_head, c.d_mlp
-    norm = D * (2 if c.norm == "layernorm" and c.use_bias else 1)
-    attention = D * H * (N + 2 * K) + N * H * D
-    mlp = D * F * (3 if c.is_gated else 2)
-    if c.use_bias:
-        attention += H * (N + 2 * K) + D
-        mlp += F * (2 if c.is_gated else 1) + D
-    if c.num_experts:
-        mlp = c.num_experts * (mlp + D + (1 if c.balance_bias_rate else 0))  # a column of the router for each expert
-    if c.qk_norm:
-        attention += 2 * H
-    embedding = c.padded_vocab_size * D + (c.max_length * D if c.position == "learned" else 0)
-    head = norm + (0 if c.tie_embeddings else c.padded_vocab_size * D)
-    layers = c.num_layers * (attention + mlp + 2 * norm)
+    c, D = config, config.d_model
+    position = c.choice("position")
+    norm = D * (2 if c.norm == "layernorm" and c.bias == "all" else 1)
+    image, embedding = c.choice("image"), c.padded_vocab_size * D + c.token_types * D
+    if image.kind:
+        embedding = image.patch**2 * image.channels * D + D + (D if c.bias == "all" else 0)
+    towers = [tower for tower in (c, c.encoder) if tower is not None]
+    of_tower = (c.max_length + position.offset) * D if position.kind == "learned" else 0
+    of_tower += position.buckets * c.num_heads if position.kind == "relative" else 0
+    embedding += len(towers) * (of_tower + (norm if c.embedding_norm != "none" else 0))
+    head = 0 if c.block == "post" else norm * len(towers)
+    if not image.kind:
+        head += 0 if c.tie_embeddings else c.padded_vocab_size * D
+        head += 0 if c.head == "linear" else c.padded_vocab_size
+        head += D * D + norm + (D if c.bias == "all" else 0) if c.head == "transform" else 0
+    classifier = c.choice("classifier")
+    if classifier.kind:
+        head += (D * D + D if classifier.kind == "tanh" else 0) + (D + 1) * classifier.classes
+    layers = sum(_count_layers(tower, norm, has_memory=tower is c and len(towers) > 1) for tower in towers)
     return {"embedding": embedding, "layers": layers, "head": head, "total": embedding + layers + head}
 
 
-def seen_positions(length: int, window: int) -> float:
-    """Mean number of positions that a query sees in a causal sequence of `length` with an optional window."""
+def _count_layers(c: TransformerConfig, norm: int, *, has_memory: bool) -> int:
+    D, N, K, H, F = c.d_model, c.num_heads, c.num_kv_heads, c.size_of_head, c.d_mlp
+    sizes, sublayers = _sizes(c), 3 if has_memory else 2
+    attention = sizes["attention"] + {"none": 0, "qkv": H * (N + 2 * K), "all": H * (N + 2 * K) + D}[c.bias]
+    attention += {"none": 0, "head": 2 * H, "all": (N + K) * H}[c.qk_norm]
+    latent = c.choice("latent_attention")
+    if latent.kind:
+        attention = sizes["attention"] + latent.query + latent.kv + (D if c.bias == "all" else 0)
+
+    def with_bias(size: int, hidden: int) -> int:
+        return size + (hidden * (2 if c.is_gated else 1) + D if c.bias == "all" else 0)
+
+    others = attention * (sublayers - 1) + norm * sublayers * (2 if c.block == "both" else 1)
+    mlp = with_bias(sizes["mlp"], F)
+    if not c.num_experts:
+        return c.num_layers * (others + mlp)
+    experts = c.num_experts * with_bias(sizes["expert"], c.size_of_expert) + sizes["router"]
+    experts += c.num_experts if c.balance_bias_rate else 0
+    experts += with_bias(sizes["shared"], c.d_shared_expert) if c.d_shared_expert else 0
+    return c.num_layers * others + c.num_dense_layers * mlp + (c.num_layers - c.num_dense_layers) * experts
+
+
+def seen_positions(length: int, window: int, *, causal: bool = True) -> float:
+    """Mean number of positions that a query sees in a sequence of `length` with an optional window."""
     reach = min(window, length) if window else length
     # The first `reach` queries see 1, 2, ..., reach positions; the others see `reach`.
-    return (reach * (reach + 1) / 2 + (length - reach) * reach) / length
+    before = (reach * (reach + 1) / 2 + (length - reach) * reach) / length
+    return before if causal else 2 * before - 1
 
 
 def forward_flops(config: TransformerConfig, length: int, *, causal: bool = True) -> float:
@@ -46,7 +93,7 @@ def forward_flops(config: TransformerConfig, length: int, *, causal: bool = True
 
     Args:
         config: the model.
-        length: tokens T in the sequence.
+        length: tokens T in the sequence; of an encoder-decoder, in each of the two.
         causal: count only the pairs that the mask lets through; False counts all T * T, which is what a
             plain implementation executes.
 
@@ -54,12 +101,16 @@ def forward_flops(config: TransformerConfig, length: int, *, causal: bool = True
         Operations for the whole sequence. A training step takes three times as many: the backward pass
         has two matmuls for each one forward.
     """
-    c = config
-    D, N, K, H, F = c.d_model, c.num_heads, c.num_kv_heads, c.size_of_head, c.d_mlp
-    mlp = D * F * (3 if c.is_gated else 2)
-    if c.num_experts:
-        mlp = c.experts_per_token * mlp + D * c.num_experts
-    projections = D * H * (N + 2 * K) + N * H * D + mlp
-    seen = seen_positions(length, c.window) if causal else length
-    attention = 2 * N * H * seen  # queries by keys, and probabilities by values
-    return 2.0 * length * (c.num_layers * (projections + attention) + c.padded_vocab_size * D)
+    total = 0.0 if config.image else config.padded_vocab_size * config.d_model
+    total += config.d_model**2 if config.head == "transform" else 0
+    for c in filter(None, (config, config.encoder)):
+        sizes, latent = _sizes(c), c.choice("latent_attention")
+        wide = c.size_of_head + latent.rope + latent.value if latent.kind else 2 * c.size_of_head
+        has_memory = c is config and config.encoder is not None
+        experts = c.experts_per_token * sizes["expert"] + sizes["router"] + sizes["shared"]
+        for i, window in enumerate(c.window_of_layers):
+            seen = seen_positions(length, window, causal=c.is_causal) if causal else length
+            total += sizes["attention"] * (2 if has_memory else 1)
+            total += c.num_heads * wide * (seen + (length if has_memory else 0))  # logits, and what they weigh
+            total += experts if c.num_experts and i >= c.num_dense_layers else sizes["mlp"]
+    return 2.0 * length * total

@@ -1,6 +1,6 @@
 """Sampling text from a model with a key-value cache.
 
-Letters: B batch, P prompt length, G generated length, V vocab.
+Letters: B batch, P prompt length, S length of the encoder's input, G generated length, V vocab.
 """
 
 import functools
@@ -57,6 +57,8 @@ def generate(
     top_k: int = 0,
     top_p: float = 1.0,
     eos_id: int = -1,
+    encoder_tokens_BS: Array | None = None,
+    encoder_lengths_B: Array | None = None,
 ) -> Array:
     """Continues each prompt until `eos_id` or `max_tokens`.
 
@@ -71,6 +73,8 @@ def generate(
         top_k: see `sample`.
         top_p: see `sample`.
         eos_id: ends a row; the rest of it is filled with this id. -1 never ends one.
+        encoder_tokens_BS: what an encoder-decoder's encoder reads, padded on the right.
+        encoder_lengths_B: tokens in each row of it; None is S.
 
     Returns:
         The new tokens (B, G), int32.
@@ -80,9 +84,16 @@ def generate(
     # Prompts of different lengths leave holes in the cache (segment 0); positions run on without a gap.
     positions_BP = jnp.broadcast_to(jnp.arange(P), (B, P))
     segment_ids_BP = (positions_BP < lengths_B[:, None]).astype(jnp.int32)
-    cache = init_cache(model.config, B, P + max_tokens)
+    memory: dict[str, Any] = {}
+    memory_slots = 0
+    if encoder_tokens_BS is not None:
+        memory_slots = encoder_tokens_BS.shape[1]
+        lengths_B1 = (jnp.full((B,), memory_slots) if encoder_lengths_B is None else encoder_lengths_B)[:, None]
+        segment_ids_BS = (jnp.arange(memory_slots) < lengths_B1).astype(jnp.int32)
+        memory = {"encoder_tokens_BS": encoder_tokens_BS, "encoder_segment_ids_BS": segment_ids_BS}
+    cache = init_cache(model.config, B, P + max_tokens, memory_slots=memory_slots)
     logits_BPV, cache = model.apply(
-        {"params": params}, prompt_BP, positions_BT=positions_BP, segment_ids_BT=segment_ids_BP, cache=cache
+        {"params": params}, prompt_BP, positions_BT=positions_BP, segment_ids_BT=segment_ids_BP, cache=cache, **memory
     )
     last_BV = jnp.take_along_axis(logits_BPV, (lengths_B - 1)[:, None, None], axis=1)[:, 0]
     tokens_B = draw(last_BV, jax.random.fold_in(key, 0))

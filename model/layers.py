@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-NORMS = ("rmsnorm", "layernorm")
+NORMS = ("rmsnorm", "layernorm", "zero_centered_rmsnorm")
 
 
 class Activation(NamedTuple):
@@ -26,12 +26,20 @@ def _gelu(x: Array) -> Array:
     return jax.nn.gelu(x, approximate=True)
 
 
+def _gelu_exact(x: Array) -> Array:
+    return jax.nn.gelu(x, approximate=False)
+
+
 ACTIVATIONS = {
     "relu": Activation(jax.nn.relu, gated=False),
     "gelu": Activation(_gelu, gated=False),
     "squared_relu": Activation(lambda x: jnp.square(jax.nn.relu(x)), gated=False),  # So et al. 2021
     "swiglu": Activation(jax.nn.silu, gated=True),  # Shazeer 2020, arXiv:2002.05202
     "geglu": Activation(_gelu, gated=True),
+    "reglu": Activation(jax.nn.relu, gated=True),
+    "silu": Activation(jax.nn.silu, gated=False),
+    "gelu_exact": Activation(_gelu_exact, gated=False),
+    "geglu_exact": Activation(_gelu_exact, gated=True),
 }
 
 
@@ -64,19 +72,20 @@ def projection_init(*fan_in_dims: int, num_residual_writes: int = 1) -> nn.initi
     return nn.initializers.normal((math.prod(fan_in_dims) * num_residual_writes) ** -0.5)
 
 
-def rms_norm(x: Array, scale: Array | None = None, *, eps: float) -> Array:
-    """RMSNorm: x / sqrt(mean(x^2) + eps) * scale over the last dim, in float32 (Zhang and Sennrich 2019, eq. 4).
+def rms_norm(x: Array, scale: Array | None = None, *, eps: float, num_dims: int = 1) -> Array:
+    """RMSNorm: x / sqrt(mean(x^2) + eps) * scale over the last dims, in float32 (Zhang and Sennrich 2019, eq. 4).
 
     Args:
         x: (..., D), any float dtype.
         scale: (D,) or None.
         eps: added to the mean square.
+        num_dims: how many of the last dims are one vector.
 
     Returns:
         (..., D) in x's dtype.
     """
     y = x.astype(jnp.float32)
-    y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps)
+    y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=tuple(range(-num_dims, 0)), keepdims=True) + eps)
     return (y if scale is None else y * scale).astype(x.dtype)
 
 
@@ -98,26 +107,6 @@ def layer_norm(x: Array, scale: Array, bias: Array | None = None, *, eps: float)
     y = y - jnp.mean(y, axis=-1, keepdims=True)
     y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + eps) * scale
     return (y if bias is None else y + bias).astype(x.dtype)
-
-
-def rope(x_BTNH: Array, positions_BT: Array, *, theta: float) -> Array:
-    """Rotates pairs (x[i], x[i + H/2]) by position * theta^(-2i/H) (Su et al. 2021, eq. 34; GPT-NeoX pairing).
-
-    Args:
-        x_BTNH: queries or keys.
-        positions_BT: integer positions.
-        theta: base of the wavelengths.
-
-    Returns:
-        The rotated array, same shape and dtype; angles and products in float32.
-    """
-    half = x_BTNH.shape[-1] // 2
-    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = positions_BT[:, :, None, None].astype(jnp.float32) * frequencies
-    sin, cos = jnp.sin(angles), jnp.cos(angles)
-    first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
-    rotated = jnp.concatenate((first * cos - second * sin, second * cos + first * sin), axis=-1)
-    return rotated.astype(x_BTNH.dtype)
 
 
 def soft_cap(x: Array, cap: float) -> Array:

@@ -1,7 +1,7 @@
 """Mixture of experts: a router sends each token to k of E MLPs and adds up their weighted outputs.
 
-Letters: B batch, T length, D model, F mlp, E experts, k experts of a token, C slots of an expert, N tokens, M copies of
-tokens in the order of their experts.
+Letters: B batch, T length, D model, F mlp, E experts, k experts of a token, G groups of e experts, C slots of
+an expert, N tokens, M copies of tokens in the order of their experts.
 """
 
 import math
@@ -14,6 +14,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jax.custom_batching import sequential_vmap
 
+from .choice import Choice
 from .config import TransformerConfig
 from .layers import ACTIVATIONS, projection_init, weight
 
@@ -29,29 +30,40 @@ EXPERT_AXES = {
 
 
 def route(
-    logits_BTE: Array, is_token_BT: Array, *, num_chosen: int, bias_E: Array | None = None
+    logits_BTE: Array, is_token_BT: Array, *, num_chosen: int, router: Choice, bias_E: Array | None = None
 ) -> tuple[Array, Array, Array]:
-    """Chooses each token's experts by their probability (Jiang et al. 2024, arXiv:2401.04088, section 2.1).
+    """Chooses each token's experts by their scores (Jiang et al. 2024, arXiv:2401.04088, section 2.1).
 
     Args:
-        logits_BTE: float32 scores.
+        logits_BTE: float32.
         is_token_BT: False for padding, which goes to no expert.
         num_chosen: experts k of a token.
-        bias_E: added to the probabilities for the choice alone (Wang et al. 2024, arXiv:2408.15664, eq. 3).
+        router: see `TransformerConfig`; of groups those are chosen from whose two best experts have the largest sum
+            (DeepSeek-V3 2024, arXiv:2412.19437, section 2.1.2).
+        bias_E: added to the scores for the choice alone (Wang et al. 2024, arXiv:2408.15664, eq. 3).
 
     Returns:
-        Chosen experts (B, T, k), E for padding; their weights (B, T, k); and all probabilities (B, T, E). The weights
-        are the probabilities over their sum. With k = 1 that would always be 1 and teach the router nothing, so there
-        the weight is the probability itself (Fedus et al. 2022, arXiv:2101.03961, eq. 2).
+        Chosen experts (B, T, k), E for padding; their weights (B, T, k); and all scores (B, T, E), which sum to 1. The
+        weights are the scores, over their sum if normalised. With k = 1 that would always be 1 and teach the router
+        nothing, so there the weight is the score itself (Fedus et al. 2022, arXiv:2101.03961, eq. 2).
     """
-    probs_BTE = jax.nn.softmax(logits_BTE, axis=-1)
-    scores_BTE = jax.lax.stop_gradient(probs_BTE if bias_E is None else probs_BTE + bias_E)
-    chosen_BTk = _largest(scores_BTE, num_chosen)
-    gates_BTk = jnp.take_along_axis(probs_BTE, chosen_BTk, axis=-1)
-    if num_chosen > 1:
-        gates_BTk = gates_BTk / jnp.sum(gates_BTk, axis=-1, keepdims=True)
+    E = logits_BTE.shape[-1]
+    scores_BTE = jax.nn.sigmoid(logits_BTE) if router.kind == "sigmoid" else jax.nn.softmax(logits_BTE, axis=-1)
+    ranked_BTE = jax.lax.stop_gradient(scores_BTE if bias_E is None else scores_BTE + bias_E)
+    if router.groups > 1:
+        grouped_BTGe = ranked_BTE.reshape(*ranked_BTE.shape[:2], router.groups, -1)
+        best_BTG = jnp.sum(-jnp.sort(-grouped_BTGe, axis=-1)[..., :2], axis=-1)
+        is_in_BTG = jnp.any(_largest(best_BTG, router.top_groups)[..., None] == jnp.arange(router.groups), axis=-2)
+        ranked_BTE = jnp.where(is_in_BTG[..., None], grouped_BTGe, -jnp.inf).reshape(ranked_BTE.shape)
+    chosen_BTk = _largest(ranked_BTE, num_chosen)
+    gates_BTk = jnp.take_along_axis(scores_BTE, chosen_BTk, axis=-1)
+    if num_chosen > 1 and router.normalize:
+        gates_BTk = gates_BTk / (jnp.sum(gates_BTk, axis=-1, keepdims=True) + 1e-20)  # sigmoids may all be 0
+    if router.kind == "sigmoid":
+        scores_BTE = scores_BTE / (jnp.sum(scores_BTE, axis=-1, keepdims=True) + 1e-20)
     is_token_BT1 = is_token_BT[..., None]
-    return jnp.where(is_token_BT1, chosen_BTk, logits_BTE.shape[-1]), jnp.where(is_token_BT1, gates_BTk, 0.0), probs_BTE
+    gates_BTk = jnp.where(is_token_BT1, gates_BTk * router.scale, 0.0)
+    return jnp.where(is_token_BT1, chosen_BTk, E), gates_BTk, scores_BTE
 
 
 def balance_loss(probs_BTE: Array, counts_BE: Array, is_token_BT: Array) -> Array:
@@ -239,14 +251,16 @@ class MoE(nn.Module):
             copies that found no room.
         """
         c, is_token_BT = self.config, segment_ids_BT != 0
-        D, F, E = c.d_model, c.d_mlp, c.num_experts
+        D, F, E = c.d_model, c.size_of_expert, c.num_experts
         w_DE = weight(self, "w_router", (D, E), ("embed", "router_experts"), projection_init(D))
         # In full float32 on every platform: a rounding decides between experts.
         logits_BTE = jnp.einsum("BTD,DE->BTE", x_BTD.astype(jnp.float32), w_DE, precision=jax.lax.Precision.HIGHEST)
         bias_E = None
         if c.balance_bias_rate:
             bias_E = weight(self, "router_bias", (E,), ("router_experts",), nn.initializers.zeros)
-        chosen_BTk, gates_BTk, probs_BTE = route(logits_BTE, is_token_BT, num_chosen=c.experts_per_token, bias_E=bias_E)
+        chosen_BTk, gates_BTk, probs_BTE = route(
+            logits_BTE, is_token_BT, num_chosen=c.experts_per_token, router=c.choice("router"), bias_E=bias_E
+        )
 
         counts_BE = jnp.sum(chosen_BTk[..., None] == jnp.arange(E), axis=(1, 2))
         aux_loss = c.balance_loss * balance_loss(probs_BTE, counts_BE, is_token_BT)
@@ -280,5 +294,5 @@ class MoE(nn.Module):
         return {
             name: weight(self, name, shapes[name], axes, inits.get(name, nn.initializers.zeros)).astype(c.dtype)
             for name, axes in EXPERT_AXES.items()
-            if (c.is_gated or "gate" not in name) and (c.use_bias or not name.startswith("b_"))
+            if (c.is_gated or "gate" not in name) and (c.bias == "all" or not name.startswith("b_"))
         }

@@ -1,8 +1,9 @@
-"""The decoder-only Transformer: parameter holders in Linen around the functions of this package.
+"""The Transformer: embeddings, one tower of layers or two, and what is read off the last activations.
 
-Letters: B batch, T query length, S cache slots, N heads, K kv heads, H head dim, D model, F mlp, V vocab, L layers.
+Letters: B batch, T query length, S key length or cache slots, D model, V vocab, L layers.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,148 +12,15 @@ import jax
 import jax.numpy as jnp
 from flax.core import meta
 from jax import Array
-from jax.ad_checkpoint import checkpoint_name
 
-from .attention import MASKED, attention
-from .cache import KVCache, LayerCache
+from .attention import MASKED, RelativeBias, attention
+from .block import ACTIVATION_AXES, Block, Dense, Memory, Norm, Place
+from .cache import KVCache, append
 from .config import TransformerConfig
-from .layers import ACTIVATIONS, dropout, fold_in, layer_norm, projection_init, rms_norm, rope, soft_cap, weight
-from .moe import MoE, dropless
+from .layers import ACTIVATIONS, dropout, fold_in, projection_init, soft_cap, weight
+from .moe import dropless
+from .rope import sinusoids
 from .stack import scan_layers
-
-ACTIVATION_AXES = ("batch", "residual_length", "act_embed")
-
-
-class Norm(nn.Module):
-    """RMSNorm or LayerNorm over the last dim, with float32 parameters."""
-
-    config: TransformerConfig
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Normalises (..., D)."""
-        c, shape = self.config, x.shape[-1:]
-        scale = weight(self, "scale", shape, ("norm",), nn.initializers.ones)
-        if c.norm == "rmsnorm":
-            return rms_norm(x, scale, eps=c.norm_eps)
-        bias = weight(self, "bias", shape, ("norm",), nn.initializers.zeros) if c.use_bias else None
-        return layer_norm(x, scale, bias, eps=c.norm_eps)
-
-
-class Attention(nn.Module):
-    """Self-attention with grouped heads."""
-
-    config: TransformerConfig
-    attention_fn: Callable[..., Array]
-
-    @nn.compact
-    def __call__(
-        self, x_BTD: Array, where: dict[str, Array], cache: LayerCache | None
-    ) -> tuple[Array, LayerCache | None]:
-        """Attends over the sequence itself, or over the cache once the new keys and values are in it.
-
-        Args:
-            x_BTD: normalised activations.
-            where: positions and segments of queries and keys, as `attention` takes them.
-            cache: what earlier tokens left, or None.
-
-        Returns:
-            (B, T, D), and the layer's new cache or None.
-        """
-        c = self.config
-        D, N, K, H = c.d_model, c.num_heads, c.num_kv_heads, c.size_of_head
-
-        def project(name: str, heads: int, axis: str) -> Array:
-            w_DNH = weight(self, f"w_{name}", (D, heads, H), ("embed", axis, "head_dim"), projection_init(D))
-            y_BTNH = jnp.einsum("BTD,DNH->BTNH", x_BTD, w_DNH.astype(c.dtype))
-            if c.use_bias:
-                bias = weight(self, f"b_{name}", (heads, H), (axis, "head_dim"), nn.initializers.zeros)
-                y_BTNH = y_BTNH + bias.astype(c.dtype)
-            return nn.with_logical_constraint(y_BTNH, ("batch", "length", axis, "head_dim"))
-
-        q_BTNH, k_BTKH, v_BTKH = (
-            project("q", N, "heads"),
-            project("k", K, "kv_heads"),
-            project("v", K, "kv_heads"),
-        )
-        if c.qk_norm:
-            q_BTNH = rms_norm(q_BTNH, weight(self, "q_norm", (H,), ("norm",), nn.initializers.ones), eps=c.norm_eps)
-            k_BTKH = rms_norm(k_BTKH, weight(self, "k_norm", (H,), ("norm",), nn.initializers.ones), eps=c.norm_eps)
-        if c.position == "rope":
-            q_BTNH = rope(q_BTNH, where["q_positions_BT"], theta=c.rope_theta)
-            k_BTKH = rope(k_BTKH, where["q_positions_BT"], theta=c.rope_theta)
-        q_BTNH, k_BTKH, v_BTKH = (checkpoint_name(y, "qkv") for y in (q_BTNH, k_BTKH, v_BTKH))
-        if cache is not None:
-            k_BTKH = jax.lax.dynamic_update_slice_in_dim(cache.k_BSKH, k_BTKH, cache.length, axis=1)
-            v_BTKH = jax.lax.dynamic_update_slice_in_dim(cache.v_BSKH, v_BTKH, cache.length, axis=1)
-            cache = LayerCache(k_BTKH, v_BTKH, cache.length)
-        y_BTNH = self.attention_fn(q_BTNH, k_BTKH, v_BTKH, window=c.window, soft_cap=c.attention_soft_cap, **where)
-        # Also for the way back: the residual's length may be divided over more axes than the attention's.
-        y_BTNH = nn.with_logical_constraint(y_BTNH, ("batch", "length", "heads", "head_dim"))
-        y_BTNH = checkpoint_name(y_BTNH, "attention_out")
-        init = projection_init(N, H, num_residual_writes=2 * c.num_layers)
-        w_NHD = weight(self, "w_out", (N, H, D), ("heads", "head_dim", "embed"), init)
-        y_BTD = jnp.einsum("BTNH,NHD->BTD", y_BTNH, w_NHD.astype(c.dtype))
-        if c.use_bias:
-            y_BTD = y_BTD + weight(self, "b_out", (D,), ("norm",), nn.initializers.zeros).astype(c.dtype)
-        return y_BTD, cache
-
-
-class MLP(nn.Module):
-    """Two projections around a non-linearity, or three where it is gated."""
-
-    config: TransformerConfig
-
-    @nn.compact
-    def __call__(self, x_BTD: Array) -> Array:
-        """Maps (B, T, D) to (B, T, D)."""
-        c = self.config
-        D, F = c.d_model, c.d_mlp
-
-        def project(name: str) -> Array:
-            y_BTF = x_BTD @ weight(self, f"w_{name}", (D, F), ("embed", "mlp"), projection_init(D)).astype(c.dtype)
-            if c.use_bias:
-                y_BTF = y_BTF + weight(self, f"b_{name}", (F,), ("mlp",), nn.initializers.zeros).astype(c.dtype)
-            return nn.with_logical_constraint(y_BTF, ("batch", "length", "mlp"))
-
-        y_BTF = ACTIVATIONS[c.activation].fn(project("gate" if c.is_gated else "in"))
-        if c.is_gated:
-            y_BTF = y_BTF * project("in")
-        y_BTF = checkpoint_name(y_BTF, "mlp_hidden")
-        init = projection_init(F, num_residual_writes=2 * c.num_layers)
-        y_BTD = y_BTF @ weight(self, "w_out", (F, D), ("mlp", "embed"), init).astype(c.dtype)
-        if c.use_bias:
-            y_BTD = y_BTD + weight(self, "b_out", (D,), ("norm",), nn.initializers.zeros).astype(c.dtype)
-        return y_BTD
-
-
-class Block(nn.Module):
-    """One pre-norm layer: x + attention(norm(x)), then x + mlp(norm(x)), where experts may take the MLP's place."""
-
-    config: TransformerConfig
-    attention_fn: Callable[..., Array]
-    experts_fn: Callable[..., Array] = dropless
-
-    @nn.compact
-    def __call__(
-        self,
-        x_BTD: Array,
-        where: dict[str, Array],
-        cache: LayerCache | None = None,
-        dropout_keys_BT: Array | None = None,
-    ) -> tuple[Array, LayerCache | None, dict[str, Array]]:
-        """Maps (B, T, D) to (B, T, D); also returns the layer's new cache or None, and the sums of `MoE` or {}."""
-        c = self.config
-        keys = (None, None) if dropout_keys_BT is None else [fold_in(dropout_keys_BT, i) for i in range(2)]
-        attend = Attention(c, self.attention_fn, name="attention")
-        y_BTD, cache = attend(Norm(c, name="attention_norm")(x_BTD), where, cache)
-        x_BTD = nn.with_logical_constraint(x_BTD + dropout(y_BTD, c.dropout, keys[0]), ACTIVATION_AXES)
-        y_BTD, sums = Norm(c, name="mlp_norm")(x_BTD), {}
-        if c.num_experts:
-            y_BTD, sums = MoE(c, self.experts_fn, name="moe")(y_BTD, where["q_segment_ids_BT"])
-        else:
-            y_BTD = MLP(c, name="mlp")(y_BTD)
-        return nn.with_logical_constraint(x_BTD + dropout(y_BTD, c.dropout, keys[1]), ACTIVATION_AXES), cache, sums
 
 
 class Transformer(nn.Module):
@@ -180,124 +48,254 @@ class Transformer(nn.Module):
         *,
         positions_BT: Array | None = None,
         segment_ids_BT: Array | None = None,
+        token_types_BT: Array | None = None,
+        encoder_tokens_BS: Array | None = None,
+        encoder_positions_BS: Array | None = None,
+        encoder_segment_ids_BS: Array | None = None,
         cache: KVCache | None = None,
         dropout_keys_B: Array | None = None,
+        want: str = "logits",
     ):
-        """Computes the logits of the next token at each position.
+        """Computes the logits of each position; in a causal model, of the token that follows it.
 
         Applied with mutable=["aux"], a mixture of experts also returns the sums of `model.moe.MoE` over its layers.
 
         Args:
-            tokens_BT: ids in [0, vocab_size).
+            tokens_BT: ids in [0, vocab_size), or images (B, size, size, channels) if the config has an `image`.
             positions_BT: position of each token in its document; None counts from 0 along the row.
             segment_ids_BT: document of each token, 0 for padding; None makes each row one document.
+            token_types_BT: in [0, token_types); None is 0.
+            encoder_tokens_BS: what an encoder-decoder's encoder reads; None takes what the cache has of it. A decoder's
+                document sees the encoder's document with the same number.
+            encoder_positions_BS: of these tokens.
+            encoder_segment_ids_BS: of these tokens.
             cache: earlier tokens to attend to as well; the new ones are appended.
             dropout_keys_B: turns dropout on; a random key for each row. A token's mask follows from its row's key, its
                 segment and its position, so it is the same however rows and lengths are split or reordered.
+            want: "logits", (B, T, padded vocabulary) in float32, the padded ones masked to a large negative number, or
+                the classes of images; "hidden", the last activations (B, T, D); "pooled" (B, D) and "classes"
+                (B, C), of the first token; or "all", a dict of those that there are.
 
         Returns:
-            Logits (B, T, padded vocabulary) in float32, the padded ones masked to a large negative number;
-            with a cache, the pair (logits, new cache).
+            What is wanted; with a cache, the pair (it, new cache).
         """
         c = self.config
-        if positions_BT is None:
-            positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
-        if segment_ids_BT is None:
-            segment_ids_BT = jnp.ones_like(tokens_BT)
-        keys_BT = None
-        if dropout_keys_B is not None:
-            keys_BT = jnp.broadcast_to(dropout_keys_B[:, None], tokens_BT.shape)
-            keys_BT = fold_in(fold_in(keys_BT, segment_ids_BT), positions_BT)
-
-        table_VD = weight(
-            self,
-            "embedding",
-            (c.padded_vocab_size, c.d_model),
-            ("vocab", "embed"),
-            nn.initializers.normal(c.init_std),
-        )
         # Each shard of the vocabulary looks up its own rows; from a table sharded both ways XLA would rematerialize
         # the whole output.
-        x_BTD = nn.with_logical_constraint(table_VD.astype(c.dtype), ("vocab", None))[tokens_BT]
-        x_BTD = nn.with_logical_constraint(x_BTD, ("batch", "length", "act_embed"))
-        if c.position == "learned":
+        table_VD = None
+        if not c.image:
             init = nn.initializers.normal(c.init_std)
-            table_TD = weight(self, "positions", (c.max_length, c.d_model), ("length_table", "embed"), init)
-            x_BTD = x_BTD + nn.with_logical_constraint(table_TD, (None, None)).astype(c.dtype)[positions_BT]
-        x_BTD = nn.with_logical_constraint(x_BTD, ACTIVATION_AXES)
-        x_BTD = dropout(x_BTD, c.dropout, None if keys_BT is None else fold_in(keys_BT, 0))
+            table_VD = weight(self, "embedding", (c.padded_vocab_size, c.d_model), ("vocab", "embed"), init)
 
-        x_BTD, cache = self._layers(x_BTD, positions_BT, segment_ids_BT, cache, keys_BT)
+        def embed(tokens_BT: Array) -> Array:
+            if table_VD is None:
+                return self._embed_patches(tokens_BT)
+            x_BTD = nn.with_logical_constraint(table_VD.astype(c.dtype), ("vocab", None))[tokens_BT]
+            x_BTD = nn.with_logical_constraint(x_BTD, ("batch", "length", "act_embed"))
+            return x_BTD * jnp.asarray(c.embedding_scale, c.dtype) if c.embedding_scale != 1.0 else x_BTD
 
-        x_BTD = Norm(c, name="final_norm")(x_BTD)
-        if not c.tie_embeddings:
-            shape = (c.padded_vocab_size, c.d_model)
-            table_VD = weight(self, "head", shape, ("vocab", "embed"), projection_init(c.d_model))
-        logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, table_VD.astype(c.dtype), preferred_element_type=jnp.float32)
-        logits_BTV = soft_cap(logits_BTV, c.logit_soft_cap)
-        if c.padded_vocab_size != c.vocab_size:
-            logits_BTV = jnp.where(jnp.arange(c.padded_vocab_size) < c.vocab_size, logits_BTV, MASKED)
-        logits_BTV = nn.with_logical_constraint(logits_BTV, ("batch", "length", "vocab"))
-        return logits_BTV if cache is None else (logits_BTV, cache)
+        memory = None
+        if c.encoder is not None:
+            if self.is_initializing() and encoder_tokens_BS is None:
+                encoder_tokens_BS = jnp.zeros_like(tokens_BT)
+            if encoder_tokens_BS is not None:
+                where = _where(encoder_tokens_BS.shape, encoder_positions_BS, encoder_segment_ids_BS)
+                keys_B = None
+                if dropout_keys_B is not None:  # other masks than the decoder's
+                    keys_B = jax.vmap(lambda key: jax.random.fold_in(key, 1))(dropout_keys_B)
+                y_BSD, _ = self._tower(c.encoder, "encoder_", embed(encoder_tokens_BS), *where, keys_B=keys_B)
+                memory = Memory(y_BSD, *where)
+            else:
+                kept = None if cache is None else cache.memory
+                assert kept is not None, "an encoder-decoder needs encoder_tokens_BS"
+                memory = Memory(None, kept.positions_BS, kept.segment_ids_BS)
 
-    def _layers(
+        x_BTD = embed(tokens_BT)
+        where = _where(x_BTD.shape[:2], positions_BT, segment_ids_BT)
+        types_BT = token_types_BT if token_types_BT is not None else jnp.zeros(x_BTD.shape[:2], jnp.int32)
+        x_BTD, cache = self._tower(
+            c, "", x_BTD, *where, types_BT=types_BT, memory=memory, cache=cache, keys_B=dropout_keys_B
+        )
+        outputs = {"hidden": x_BTD, **self._read_off(x_BTD, table_VD)}
+        assert want == "all" or want in outputs, f"this model has {', '.join(outputs)}, no {want}"
+        output = outputs if want == "all" else outputs[want]
+        return output if cache is None else (output, cache)
+
+    def _embed_patches(self, images_BHWC: Array) -> Array:
+        """A projection of each patch, row by row, after the one of the whole image: (B, T, D)."""
+        c, image = self.config, self.config.choice("image")
+        B, n, P = images_BHWC.shape[0], image.size // image.patch, image.patch
+        patches = images_BHWC.reshape(B, n, P, n, P, image.channels).swapaxes(2, 3).reshape(B, n * n, -1)
+        x_BTD = Dense(c, c.d_model, bias=c.bias == "all", name="patches")(patches.astype(c.dtype))
+        first_D = weight(self, "first_token", (c.d_model,), ("norm",), nn.initializers.normal(c.init_std))
+        first_B1D = jnp.broadcast_to(first_D.astype(c.dtype), (B, 1, c.d_model))
+        return jnp.concatenate((first_B1D, x_BTD), axis=1)
+
+    def _tower(
         self,
+        c: TransformerConfig,
+        prefix: str,
         x_BTD: Array,
         positions_BT: Array,
         segment_ids_BT: Array,
+        *,
+        types_BT: Array | None = None,
+        memory: Memory | None = None,
+        cache: KVCache | None = None,
+        keys_B: Array | None = None,
+    ) -> tuple[Array, KVCache | None]:
+        """From token embeddings to the last activations, with parameters named after `prefix`."""
+        keys_BT = None
+        if keys_B is not None:
+            keys_BT = jnp.broadcast_to(keys_B[:, None], positions_BT.shape)
+            keys_BT = fold_in(fold_in(keys_BT, segment_ids_BT), positions_BT)
+        x_BTD = self._add_positions(c, prefix, x_BTD, positions_BT)
+        if c.token_types and types_BT is not None:
+            init = nn.initializers.normal(c.init_std)
+            table_CD = weight(self, "token_types", (c.token_types, c.d_model), ("token_types", "embed"), init)
+            x_BTD = x_BTD + nn.with_logical_constraint(table_CD, (None, None)).astype(c.dtype)[types_BT]
+        if c.embedding_norm != "none":
+            x_BTD = Norm(c, name=f"{prefix}embedding_norm")(x_BTD)
+        x_BTD = nn.with_logical_constraint(x_BTD, ACTIVATION_AXES)
+        x_BTD = dropout(x_BTD, c.dropout, None if keys_BT is None else fold_in(keys_BT, 0))
+
+        position, bias = c.choice("position"), None
+        if position.kind == "relative":
+            init = nn.initializers.normal(c.init_std)
+            shape = (position.buckets, c.num_heads)
+            table_RN = weight(self, f"{prefix}relative_bias", shape, ("buckets", "heads"), init)
+            bias = RelativeBias(table_RN, position.distance)
+        place = Place(positions_BT, positions_BT, segment_ids_BT, segment_ids_BT, bias)
+        x_BTD, cache = self._layers(c, prefix, x_BTD, place, memory, cache, keys_BT)
+        if c.block != "post":
+            x_BTD = Norm(c, name=f"{prefix}final_norm")(x_BTD)
+        return x_BTD, cache
+
+    def _add_positions(self, c: TransformerConfig, prefix: str, x_BTD: Array, positions_BT: Array) -> Array:
+        position = c.choice("position")
+        if position.kind == "learned":
+            init = nn.initializers.normal(c.init_std)
+            shape = (c.max_length + position.offset, c.d_model)
+            table_TD = weight(self, f"{prefix}positions", shape, ("length_table", "embed"), init)
+            table_TD = nn.with_logical_constraint(table_TD, (None, None)).astype(c.dtype)
+            return x_BTD + table_TD[positions_BT + position.offset]
+        if position.kind == "sinusoidal":
+            return x_BTD + sinusoids(positions_BT, c.d_model).astype(c.dtype)
+        return x_BTD
+
+    def _layers(
+        self,
+        c: TransformerConfig,
+        prefix: str,
+        x_BTD: Array,
+        place: Place,
+        memory: Memory | None,
         cache: KVCache | None,
         keys_BT: Array | None,
     ) -> tuple[Array, KVCache | None]:
-        """Runs the stack; its parameters are those of one Block, each with a leading layer dim."""
-        where = {
-            "q_positions_BT": positions_BT,
-            "q_segment_ids_BT": segment_ids_BT,
-            "kv_positions_BS": positions_BT,
-            "kv_segment_ids_BS": segment_ids_BT,
-        }
+        """Runs the stacks: first the dense layers that a model of experts may have, then the others."""
+        caches: Any = (None, None)
         if cache is not None:
-            for name, filled, new in (
-                ("kv_positions_BS", cache.positions_BS, positions_BT),
-                ("kv_segment_ids_BS", cache.segment_ids_BS, segment_ids_BT),
-            ):
-                where[name] = jax.lax.dynamic_update_slice_in_dim(filled, new, cache.length, axis=1)
-        block = Block(self.config, self.attention_fn, self.experts_fn, parent=None)
-
-        def init_layers(key: Array) -> Any:
-            # The shape of the activations does not matter to the parameters: one token is enough, and the plain
-            # attention takes it, where one that divides the length could not.
-            x = jnp.zeros((1, 1, self.config.d_model), self.config.dtype)
-            one = {name: jnp.zeros((1, 1), jnp.int32) for name in where}
-            keys = jax.random.split(key, self.config.num_layers)
-            params = jax.vmap(lambda key: Block(self.config, attention, parent=None).init(key, x, one)["params"])(keys)
-            return jax.tree.map(
-                lambda box: box.add_axis(0, {nn.PARTITION_NAME: "layers"}),
-                params,
-                is_leaf=lambda leaf: isinstance(leaf, meta.AxisMetadata),
+            place = place._replace(
+                kv_positions_BS=append(cache.positions_BS, place.q_positions_BT, cache.length),
+                kv_segment_ids_BS=append(cache.segment_ids_BS, place.q_segment_ids_BT, cache.length),
+                cached=cache.length,
             )
+            caches = (cache.layers, None if cache.memory is None else cache.memory.layers)
+        stacks = [(f"{prefix}layers", c.num_dense_layers, c.num_layers, bool(c.num_experts))]
+        if c.num_dense_layers:
+            stacks.insert(0, (f"{prefix}dense_layers", 0, c.num_dense_layers, False))
+        filled: list[Any] = []
+        for name, first, last, has_experts in stacks:
 
-        def layer(params: Any, x_BTD: Array, per_layer: Any) -> tuple[Array, Any]:
-            layer_cache, number = per_layer
-            keys = None if keys_BT is None else fold_in(keys_BT, 1 + number)  # 0 is the embedding
-            outputs: Any = block.apply({"params": params}, x_BTD, where, layer_cache, keys)
-            return outputs[0], outputs[1:]
+            def layer(window: int, params: Any, x_BTD: Array, per_layer: Any, has_experts=has_experts) -> Any:
+                caches, number = per_layer
+                keys = None if keys_BT is None else fold_in(keys_BT, 1 + number)  # 0 is the embedding
+                block = self._block(c, window, has_experts, memory)
+                x_BTD, *more = block.apply(
+                    {"params": params}, x_BTD, place, number=number, caches=caches, memory=memory, dropout_keys_BT=keys
+                )  # pyright: ignore[reportAssignmentType]
+                return x_BTD, tuple(more)
 
-        layers = self.param("layers", init_layers)
-        numbers = jnp.arange(self.config.num_layers)
-        caches = None
-        if cache is not None:
-            lengths = jnp.broadcast_to(cache.length, (self.config.num_layers,))
-            caches = LayerCache(cache.k_LBSKH, cache.v_LBSKH, lengths)
-        x_BTD, (caches, sums) = self.stack_fn(layer, layers, x_BTD, (caches, numbers))
-        if not self.is_initializing():
-            for name, sums_L in sums.items():
-                self.sow("aux", name, jnp.sum(sums_L), init_fn=lambda: jnp.zeros(()), reduce_fn=jnp.add)
+            init = functools.partial(self._init_layers, c, last - first, has_experts, memory is not None)
+            windows = c.window_of_layers[first:last][: max(1, len(c.layer_pattern))]
+            per_layer = jax.tree.map(lambda leaf, first=first, last=last: leaf[first:last], caches)
+            x_BTD, (per_layer, sums) = self.stack_fn(
+                tuple(functools.partial(layer, window) for window in windows),
+                self.param(name, init),
+                x_BTD,
+                (per_layer, jnp.arange(first, last)),
+                name,
+            )
+            filled.append(per_layer)
+            if not self.is_initializing():
+                for key, sums_L in sums.items():
+                    self.sow("aux", key, jnp.sum(sums_L), init_fn=lambda: jnp.zeros(()), reduce_fn=jnp.add)
         if cache is None:
             return x_BTD, None
-        return x_BTD, KVCache(
-            k_LBSKH=caches.k_BSKH,
-            v_LBSKH=caches.v_BSKH,
-            positions_BS=where["kv_positions_BS"],
-            segment_ids_BS=where["kv_segment_ids_BS"],
-            length=cache.length + positions_BT.shape[1],
+        layers, memory_layers = jax.tree.map(lambda *parts: jnp.concatenate(parts), *filled)
+        kept = cache.memory
+        if kept is not None and memory is not None:
+            kept = kept.replace(
+                layers=memory_layers, positions_BS=memory.positions_BS, segment_ids_BS=memory.segment_ids_BS
+            )
+        return x_BTD, cache.replace(
+            layers=layers,
+            positions_BS=place.kv_positions_BS,
+            segment_ids_BS=place.kv_segment_ids_BS,
+            length=cache.length + x_BTD.shape[1],
+            memory=kept,
         )
+
+    def _block(self, c: TransformerConfig, window: int, has_experts: bool, memory: Memory | None) -> Block:
+        return Block(c, self.attention_fn, self.experts_fn, window, has_experts, memory is not None, parent=None)
+
+    @staticmethod
+    def _init_layers(c: TransformerConfig, num_layers: int, has_experts: bool, has_memory: bool, key: Array) -> Any:
+        """Parameters of a stack: those of one Block, each with a leading layer dim."""
+        # The shape of the activations does not matter to the parameters: one token is enough, and the plain
+        # attention takes it, where one that divides the length could not.
+        x, zeros = jnp.zeros((1, 1, c.d_model), c.dtype), jnp.zeros((1, 1), jnp.int32)
+        place, memory = Place(zeros, zeros, zeros, zeros), Memory(x, zeros, zeros) if has_memory else None
+        block = Block(c, attention, has_experts=has_experts, has_memory=has_memory, parent=None)
+        init = jax.vmap(lambda key: block.init(key, x, place, number=1, memory=memory)["params"])
+        return jax.tree.map(
+            lambda box: box.add_axis(0, {nn.PARTITION_NAME: "layers"}),
+            init(jax.random.split(key, num_layers)),
+            is_leaf=lambda leaf: isinstance(leaf, meta.AxisMetadata),
+        )
+
+    def _read_off(self, x_BTD: Array, table_VD: Array | None) -> dict[str, Array]:
+        """What the last activations say."""
+        c, D = self.config, self.config.d_model
+        outputs, classifier = {}, c.choice("classifier")
+        if classifier.kind:
+            pooled_BD = x_BTD[:, 0]
+            if classifier.kind == "tanh":
+                pooled_BD = jnp.tanh(Dense(c, D, bias=True, name="pooler")(pooled_BD))
+            outputs["pooled"] = pooled_BD
+            if classifier.classes:
+                classes_BC = Dense(c, classifier.classes, bias=True, name="classifier")(pooled_BD)
+                outputs["classes"] = classes_BC.astype(jnp.float32)
+        if table_VD is None:
+            return outputs | {"logits": outputs["classes"]}
+        if c.head == "transform":
+            x_BTD = ACTIVATIONS[c.activation].fn(Dense(c, D, bias=c.bias == "all", name="head_transform")(x_BTD))
+            x_BTD = Norm(c, name="head_norm")(x_BTD)
+        V = c.padded_vocab_size
+        if not c.tie_embeddings:
+            table_VD = weight(self, "head", (V, D), ("vocab", "embed"), projection_init(D))
+        logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, table_VD.astype(c.dtype), preferred_element_type=jnp.float32)
+        logits_BTV = soft_cap(logits_BTV * c.logit_scale if c.logit_scale != 1.0 else logits_BTV, c.logit_soft_cap)
+        if c.head != "linear":
+            logits_BTV = logits_BTV + weight(self, "head_bias", (V,), ("vocab",), nn.initializers.zeros)
+        if c.vocab_size != V:
+            logits_BTV = jnp.where(jnp.arange(V) < c.vocab_size, logits_BTV, MASKED)
+        return outputs | {"logits": nn.with_logical_constraint(logits_BTV, ("batch", "length", "vocab"))}
+
+
+def _where(shape: tuple[int, ...], positions_BT: Array | None, segment_ids_BT: Array | None) -> tuple[Array, Array]:
+    """Positions and segments, by default those of one document a row."""
+    if positions_BT is None:
+        positions_BT = jnp.broadcast_to(jnp.arange(shape[1]), shape)
+    return positions_BT, jnp.ones(shape, jnp.int32) if segment_ids_BT is None else segment_ids_BT

@@ -69,9 +69,8 @@ def all_to_all_attention(
     kv_positions_BS: Array,
     q_segment_ids_BT: Array,
     kv_segment_ids_BS: Array,
-    window: int = 0,
-    soft_cap: float = 0.0,
     attention_fn: Callable[..., Array],
+    **choices: Any,
 ) -> Array:
     """Attention with a part of the heads on each shard, over the whole length (Jacobs et al. 2023, arXiv:2309.14509).
 
@@ -83,13 +82,13 @@ def all_to_all_attention(
         kv_positions_BS: positions of the keys.
         q_segment_ids_BT: document of each query.
         kv_segment_ids_BS: documents of the keys.
-        window: sliding window; 0 is off.
-        soft_cap: bound on the logits; 0 is off.
         attention_fn: the attention on a device, called as `model.attention.attention` is.
+        choices: further arguments of it, such as `window`; a `bias` must be None, as its heads would be divided too.
 
     Returns:
         (B, T, N, H), as `attention_fn` gives it.
     """
+    assert choices.get("bias") is None, "a bias of relative positions has heads, which the all-to-all would divide"
     shape = jax.sharding.get_abstract_mesh().shape
     # Heads are split as the mesh axis "tensor" divides them, and it is mapped over as well: left to the compiler, it
     # would gather them for the exchange.
@@ -103,7 +102,7 @@ def all_to_all_attention(
         q, k, v = (jax.lax.all_to_all(x, AXIS, split_axis=3, concat_axis=1, tiled=True) for x in (q, k, v))
         q, k, v = (x.reshape(*x.shape[:2], -1, x.shape[-1]) for x in (q, k, v))
         where = {name: jax.lax.all_gather(x, AXIS, axis=1, tiled=True) for name, x in where.items()}
-        out = grouped(attention_fn(q, k, v, window=window, soft_cap=soft_cap, **where), 1)
+        out = grouped(attention_fn(q, k, v, **choices, **where), 1)
         return jax.lax.all_to_all(out, AXIS, split_axis=1, concat_axis=3, tiled=True)
 
     where = {
@@ -115,4 +114,4 @@ def all_to_all_attention(
     k_BSKH, v_BSKH = (jnp.repeat(x, repeats, axis=2) for x in (k_BSKH, v_BSKH))
     args = (*(grouped(x, outer) for x in (q_BTNH, k_BSKH, v_BSKH)), where)
     heads = PartitionSpec(None, AXIS, "tensor")
-    return on_shards(on_shard, (heads, heads, heads, BY_LENGTH), heads, "tensor")(*args).reshape(q_BTNH.shape)
+    return on_shards(on_shard, (heads, heads, heads, BY_LENGTH), heads, "tensor")(*args).reshape(*q_BTNH.shape[:3], -1)

@@ -23,6 +23,22 @@ from .context import AXIS, BY_LENGTH, on_shards
 MASKED = -1e30
 
 
+class Form(NamedTuple):
+    """What kind of attention it is; hashable, as it decides what is compiled.
+
+    Attributes:
+        causal: whether a query sees only what is not later than itself.
+        window: sliding window; 0 is off.
+        soft_cap: bound on the logits; 0 is off.
+        scale: factor of the logits.
+    """
+
+    causal: bool
+    window: int
+    soft_cap: float
+    scale: float
+
+
 class Step(NamedTuple):
     """What the shards do with keys that have come `shift` places round the ring.
 
@@ -30,21 +46,26 @@ class Step(NamedTuple):
         shift: shard i holds the keys of shard i - shift.
         across: whether any shard's late queries see the early keys.
         along: whether any shard's early queries see the early keys, or its late queries the late ones.
+        ahead: whether queries see later keys, so that all chunks see all.
     """
 
     shift: int
     across: bool
     along: bool
+    ahead: bool = False
 
 
-def ring_steps(chunk: int, num_shards: int, window: int) -> list[Step]:
+def ring_steps(chunk: int, num_shards: int, window: int, causal: bool = True) -> list[Step]:
     """The steps of the ring in which any shard sees anything; without a window, all of them.
 
     Args:
         chunk: tokens in one of the 2 * num_shards chunks.
         num_shards: size of the mesh axis "context".
         window: sliding window; 0 is off.
+        causal: whether a query sees only what is not later; if not, no step is left out.
     """
+    if not causal:
+        return [Step(shift, across=True, along=True, ahead=True) for shift in range(num_shards)]
     last = 2 * num_shards - 1
 
     def sees(query_chunk: int, key_chunk: int) -> bool:
@@ -70,8 +91,11 @@ def ring_attention(
     kv_positions_BS: Array,
     q_segment_ids_BT: Array,
     kv_segment_ids_BS: Array,
+    causal: bool = True,
     window: int = 0,
     soft_cap: float = 0.0,
+    scale: float = 0.0,
+    bias: None = None,
 ) -> Array:
     """Attention while keys and values go round the shards (Liu et al. 2023, arXiv:2310.01889).
 
@@ -87,24 +111,36 @@ def ring_attention(
         kv_positions_BS: positions of the keys.
         q_segment_ids_BT: document of each query.
         kv_segment_ids_BS: documents of the keys.
-        window: sliding window; 0 is off. Steps in which no shard sees anything are left out.
+        causal: whether a query sees only what is not later than itself.
+        window: sliding window; 0 is off. Steps in which no shard sees anything are left out, if causal.
         soft_cap: bound on the logits; 0 is off.
+        scale: factor of the logits; 0 is 1 / sqrt(H).
+        bias: must be None: a bias of relative positions is not passed round.
 
     Returns:
-        (B, T, N, H) in v's dtype, in the order of the queries; 0 for a query that sees nothing. Logits, softmax and
-        sums over the ring are float32.
+        (B, T, N, head dim of v) in v's dtype, in the order of the queries; 0 for a query that sees nothing.
+        Logits, softmax and sums over the ring are float32.
     """
+    assert bias is None, "a bias of relative positions is not passed round the ring"
     where = (q_positions_BT, q_segment_ids_BT, kv_positions_BS, kv_segment_ids_BS)
-    return _ring(window, soft_cap, q_BTNH, k_BSKH, v_BSKH, where)
+    form = Form(causal, window, soft_cap, scale or q_BTNH.shape[-1] ** -0.5)
+    # Keys and values go round as one array, so they have one size.
+    sizes = [x.shape[-1] for x in (q_BTNH, k_BSKH, v_BSKH)]
+    q_BTNH, k_BSKH, v_BSKH = (
+        x if size == max(sizes) else jnp.pad(x, ((0, 0),) * 3 + ((0, max(sizes) - size),))
+        for x, size in zip((q_BTNH, k_BSKH, v_BSKH), sizes, strict=True)
+    )
+    out_BTNH: Array = _ring(form, q_BTNH, k_BSKH, v_BSKH, where)
+    return out_BTNH[..., : sizes[-1]]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _ring(window: int, soft_cap: float, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, where: Any) -> Array:
-    return _ring_forward(window, soft_cap, q_BTNH, k_BSKH, v_BSKH, where)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _ring(form: Form, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, where: Any) -> Array:
+    return _ring_forward(form, q_BTNH, k_BSKH, v_BSKH, where)[0]
 
 
-def _ring_forward(window: int, soft_cap: float, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, where: Any) -> Any:
-    fn = functools.partial(_forward, window, soft_cap)
+def _ring_forward(form: Form, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, where: Any) -> Any:
+    fn = functools.partial(_forward, form)
     specs = (BY_LENGTH, BY_LENGTH, BY_LENGTH, BY_LENGTH)
     out_BTNH, lse_BTKG = on_shards(fn, specs, (BY_LENGTH, BY_LENGTH))(q_BTNH, k_BSKH, v_BSKH, where)
     # Named as the model names its output, so that a remat policy that keeps it need not go round the ring again.
@@ -112,8 +148,8 @@ def _ring_forward(window: int, soft_cap: float, q_BTNH: Array, k_BSKH: Array, v_
     return out_BTNH, (q_BTNH, k_BSKH, v_BSKH, where, out_BTNH, lse_BTKG)
 
 
-def _ring_backward(window: int, soft_cap: float, kept: Any, dout_BTNH: Array) -> Any:
-    fn = functools.partial(_backward, window, soft_cap)
+def _ring_backward(form: Form, kept: Any, dout_BTNH: Array) -> Any:
+    fn = functools.partial(_backward, form)
     grads = on_shards(fn, (BY_LENGTH,) * 7, (BY_LENGTH,) * 3)(*kept, dout_BTNH)
     return *grads, None
 
@@ -176,9 +212,9 @@ def _joined(x_2BT: Array) -> Array:
     return jnp.concatenate([x_2BT[0], x_2BT[1]], axis=1)
 
 
-def _queries(q_BTNH: Array, num_kv_heads: int, where: Any) -> Queries:
+def _queries(form: Form, q_BTNH: Array, num_kv_heads: int, where: Any) -> Queries:
     B, T, N, H = q_BTNH.shape
-    q_BTKGH = (q_BTNH * H**-0.5).reshape(B, T, num_kv_heads, N // num_kv_heads, H)
+    q_BTKGH = (q_BTNH * form.scale).reshape(B, T, num_kv_heads, N // num_kv_heads, H)
     return _chunks(Queries(q_BTKGH, *where[:2]))
 
 
@@ -188,7 +224,7 @@ def _send(x: Array, shift: int) -> Array:
     return jax.lax.ppermute(x, AXIS, [(i, (i + shift) % num_shards) for i in range(num_shards)])
 
 
-def _round(k_BSKH: Array, v_BSKH: Array, where: Any, window: int) -> Iterator[tuple[Step, Array, Array]]:
+def _round(form: Form, k_BSKH: Array, v_BSKH: Array, where: Any) -> Iterator[tuple[Step, Array, Array]]:
     """Goes round the ring.
 
     Yields:
@@ -198,7 +234,7 @@ def _round(k_BSKH: Array, v_BSKH: Array, where: Any, window: int) -> Iterator[tu
     kv_22BSKH = jnp.stack(_chunks((k_BSKH, v_BSKH)), axis=1)  # as one array: one message a step
     # Positions and segment ids are small: all shards get all of them at once.
     where_C22BS = jax.lax.all_gather(jnp.stack(_chunks(tuple(where[2:])), axis=1), AXIS)
-    steps = ring_steps(k_BSKH.shape[1] // 2, num_shards, window)
+    steps = ring_steps(k_BSKH.shape[1] // 2, num_shards, form.window, form.causal)
     # Put in the order of the steps once, for all of them.
     where_22BS_of_step = where_C22BS[(me - np.array([step.shift for step in steps])) % num_shards]
     place = 0
@@ -216,36 +252,40 @@ def _pairs(step: Step) -> list[tuple[Any, Any]]:
     their own, and the early queries see the early keys of those before. Which of these two it is differs from shard to
     shard, but not that it is one: so it is an index, and no branch.
     """
+    if step.ahead:
+        return [(0, 0), (1, 1), (1, 0), (0, 1)]
     if step.shift == 0:
         return [(0, 0), (1, 1)] + [(1, 0)] * step.across
     from_after = (jax.lax.axis_index(AXIS) < step.shift).astype(jnp.int32)
     return [(from_after, from_after)] * step.along + [(1, 0)] * step.across
 
 
-def _logits(queries: Queries, k_BSKH: Array, where_2BS: Array, window: int, soft_cap: float) -> tuple[Array, Array]:
+def _logits(form: Form, queries: Queries, k_BSKH: Array, where_2BS: Array) -> tuple[Array, Array]:
     """Soft-capped logits (B, K, G, T, S) in float32, and the mask that broadcasts to them."""
     distance_BTS = queries.positions_BT[:, :, None] - where_2BS[0][:, None, :]
-    mask_BTS = (distance_BTS >= 0) & (queries.segment_ids_BT[:, :, None] == where_2BS[1][:, None, :])
-    if window:
-        mask_BTS &= distance_BTS < window
+    mask_BTS = queries.segment_ids_BT[:, :, None] == where_2BS[1][:, None, :]
+    if form.causal:
+        mask_BTS &= distance_BTS >= 0
+    if form.window:
+        mask_BTS &= abs(distance_BTS) < form.window
     logits_BKGTS = _einsum("BTKGH,BSKH->BKGTS", queries.q_BTKGH, k_BSKH)
-    if soft_cap:
-        logits_BKGTS = soft_cap * jnp.tanh(logits_BKGTS / soft_cap)
+    if form.soft_cap:
+        logits_BKGTS = form.soft_cap * jnp.tanh(logits_BKGTS / form.soft_cap)
     return logits_BKGTS, mask_BTS[:, None, None]
 
 
 _einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
-def _forward(window: int, soft_cap: float, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, where: Any) -> Any:
+def _forward(form: Form, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, where: Any) -> Any:
     """The shard's part of the output, and log-sum-exp (B, T, K, G) of its logits."""
-    queries = _queries(q_BTNH, k_BSKH.shape[2], where)
+    queries = _queries(form, q_BTNH, k_BSKH.shape[2], where)
     sums: list[Any] = [None, None]
 
-    for step, kv_22BSKH, where_22BS in _round(k_BSKH, v_BSKH, where, window):
+    for step, kv_22BSKH, where_22BS in _round(form, k_BSKH, v_BSKH, where):
         for i, j in _pairs(step):
             (k, v), chunk = _at(kv_22BSKH, j), _at(queries, i)
-            logits_BKGTS, mask = _logits(chunk, k, _at(where_22BS, j), window, soft_cap)
+            logits_BKGTS, mask = _logits(form, chunk, k, _at(where_22BS, j))
             before = None if None in sums else _choose(sums, i)  # the first two pairs are the first of each chunk
             sums = _put(sums, i, _attend(before, logits_BKGTS, mask, v))
 
@@ -278,8 +318,7 @@ def _attend(sums: Softmax | None, logits_BKGTS: Array, mask: Array, v_BSKH: Arra
 
 
 def _backward(
-    window: int,
-    soft_cap: float,
+    form: Form,
     q_BTNH: Array,
     k_BSKH: Array,
     v_BSKH: Array,
@@ -292,16 +331,16 @@ def _backward(
     (B, T, N, H), K = q_BTNH.shape, k_BSKH.shape[2]
     delta_BTN = jnp.sum(dout_BTNH.astype(jnp.float32) * out_BTNH.astype(jnp.float32), axis=-1)
     later = (dout_BTNH.reshape(B, T, K, N // K, H), lse_BTKG, delta_BTN.reshape(lse_BTKG.shape))
-    queries, later = _queries(q_BTNH, K, where), _chunks(later)
+    queries, later = _queries(form, q_BTNH, K, where), _chunks(later)
     dq: list[Any] = [None, None]
     own = away = None  # gradients of the shard's keys and values, and of those that are here from elsewhere
     place = 0
 
-    for step, kv_22BSKH, where_22BS in _round(k_BSKH, v_BSKH, where, window):
+    for step, kv_22BSKH, where_22BS in _round(form, k_BSKH, v_BSKH, where):
         dkv: list[Any] = [None, None] if away is None else list(_send(away, step.shift - place))
         for i, j in _pairs(step):
             kv, kv_where = _at(kv_22BSKH, j), _at(where_22BS, j)
-            dq_BTKGH, dkv_2BSKH = _block_gradients(_at(queries, i), _at(later, i), kv, kv_where, window, soft_cap)
+            dq_BTKGH, dkv_2BSKH = _block_gradients(form, _at(queries, i), _at(later, i), kv, kv_where)
             dq, dkv = _add(dq, i, dq_BTKGH), _add(dkv, j, dkv_2BSKH)
         summed_22BSKH = jnp.stack([jnp.zeros_like(dkv[0]) if x is None else x for x in dkv])
         if step.shift == 0:
@@ -312,35 +351,34 @@ def _backward(
     assert own is not None
     if away is not None:
         own += _send(away, jax.lax.axis_size(AXIS) - place)
-    dq_BTNH = jnp.concatenate(dq, axis=1).reshape(q_BTNH.shape) * H**-0.5
+    dq_BTNH = jnp.concatenate(dq, axis=1).reshape(q_BTNH.shape) * form.scale
     dk_BSKH, dv_BSKH = _joined(own[:, 0]), _joined(own[:, 1])
     return dq_BTNH.astype(q_BTNH.dtype), dk_BSKH.astype(k_BSKH.dtype), dv_BSKH.astype(v_BSKH.dtype)
 
 
 def _block_gradients(
-    queries: Queries, later: Any, kv_2BSKH: Array, where_2BS: Array, window: int, soft_cap: float
+    form: Form, queries: Queries, later: Any, kv_2BSKH: Array, where_2BS: Array
 ) -> tuple[Array, Array]:
     """What a chunk of keys adds to the gradients, from probabilities that are computed again.
 
     Args:
+        form: what kind of attention it is.
         queries: a chunk of them.
         later: the gradient of the output, the log-sum-exp of all logits, and the sum of gradient times output.
         kv_2BSKH: keys and values.
         where_2BS: their positions and segment ids.
-        window: sliding window; 0 is off.
-        soft_cap: bound on the logits; 0 is off.
 
     Returns:
         Gradients of the scaled queries, and of keys and values, in float32.
     """
     (k_BSKH, v_BSKH), (dout_BTKGH, lse_BTKG, delta_BTKG) = kv_2BSKH, later
     lse, delta = (jnp.moveaxis(x, 1, 3)[..., None] for x in (lse_BTKG, delta_BTKG))
-    logits_BKGTS, mask = _logits(queries, k_BSKH, where_2BS, window, soft_cap)
+    logits_BKGTS, mask = _logits(form, queries, k_BSKH, where_2BS)
     probs_BKGTS = jnp.where(mask, jnp.exp(logits_BKGTS - lse), 0.0)
     dprobs_BKGTS = _einsum("BTKGH,BSKH->BKGTS", dout_BTKGH, v_BSKH)
     dlogits_BKGTS = probs_BKGTS * (dprobs_BKGTS - delta)
-    if soft_cap:
-        dlogits_BKGTS *= 1.0 - jnp.square(logits_BKGTS / soft_cap)
+    if form.soft_cap:
+        dlogits_BKGTS *= 1.0 - jnp.square(logits_BKGTS / form.soft_cap)
     dlogits_BKGTS, probs_BKGTS = dlogits_BKGTS.astype(k_BSKH.dtype), probs_BKGTS.astype(v_BSKH.dtype)
     dk_BSKH = _einsum("BKGTS,BTKGH->BSKH", dlogits_BKGTS, queries.q_BTKGH)
     dv_BSKH = _einsum("BKGTS,BTKGH->BSKH", probs_BKGTS, dout_BTKGH)

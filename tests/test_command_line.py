@@ -80,7 +80,7 @@ def test_a_value_of_the_wrong_type_is_named(argument: str):
         ("--config.optimizer.learning_rate=1", "optimizer.learning_rate", 1.0),
         ("--config.optimizer.learning_rate=3e-4", "optimizer.learning_rate", 3e-4),
         ("--config.data.packing=false", "data.packing", False),
-        ("--config.model.use_bias=True", "model.use_bias", True),
+        ("--config.model.tie_embeddings=False", "model.tie_embeddings", False),
         ("--config.name=a=b, c", "name", "a=b, c"),
         ("--config.name=", "name", ""),
         ("--config.sample.prompts=('x', 'y z')", "sample.prompts", ("x", "y z")),

@@ -51,6 +51,10 @@ def initial_parameters(config: ConfigDict) -> str:
     return str([np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state.params)])
 
 
+def parameter_names(config: ConfigDict) -> str:
+    return str(jax.tree.map(lambda leaf: leaf.shape, abstract_state(config, make_mesh(config.mesh)).params))
+
+
 def first_batch(config: ConfigDict) -> str:
     batch = next(make_batches(config.data, seed=config.seed))
     return str([(name, array.shape, array.tobytes()) for name, array in batch.items()])
@@ -120,6 +124,7 @@ def place(config: ConfigDict) -> str:
 FIELDS: dict[str, tuple[Any, Callable[..., str]]] = {
     "name": ("another", run),
     "seed": (1, first_batch),
+    "init_from": ("/nowhere", error),
     "platform": ("gpu", error),
     "model.num_layers": (1, step_program),
     "model.d_model": (64, step_program),
@@ -132,9 +137,27 @@ FIELDS: dict[str, tuple[Any, Callable[..., str]]] = {
     "model.norm_eps": (1e-3, step_program),
     "model.position": ("learned", step_program),
     "model.rope_theta": (100.0, step_program),
-    "model.use_bias": (True, step_program),
+    "model.architecture": ("encoder", step_program),
+    "model.max_length": (64, step_program),
+    "model.block": ("post", step_program),
+    "model.rope_scaling": ("linear,factor=8", step_program),
+    "model.bias": ("qkv", step_program),
+    "model.embedding_norm": ("norm", step_program),
+    "model.embedding_scale": (2.0, step_program),
+    "model.token_types": (2, step_program),
+    "model.head": ("bias", step_program),
+    "model.logit_scale": (0.5, step_program),
+    "model.classifier": ("tanh,classes=2", step_program),
+    "model.image": ("patches,size=8,patch=4", parameter_names),
+    "model.attention_scale": (0.5, step_program),
+    "model.layer_pattern": ("LG", step_program),
+    "model.latent_attention": ("latent,kv=8,rope=4,value=8", step_program),
+    "model.d_expert": (8, step_program),
+    "model.d_shared_expert": (8, step_program),
+    "model.num_dense_layers": (1, step_program),
+    "model.router": ("sigmoid", step_program),
     "model.tie_embeddings": (False, step_program),
-    "model.qk_norm": (True, step_program),
+    "model.qk_norm": ("head", step_program),
     "model.attention_soft_cap": (5.0, step_program),
     "model.logit_soft_cap": (5.0, step_program),
     "model.window": (4, step_program),
@@ -233,6 +256,14 @@ BESIDE: dict[str, dict[str, Any]] = {
         "data.batch_size": 16,
         "train.microbatch_rows": 1,
     },
+    "model.max_length": {"model.position": "learned"},
+    "model.layer_pattern": {"model.window": 4},
+    "model.image": {"model.classifier": "first,classes=3"},
+    "model.latent_attention": {"model.num_kv_heads": 4},
+    "model.d_expert": {"model.num_experts": 4},
+    "model.d_shared_expert": {"model.num_experts": 4},
+    "model.num_dense_layers": {"model.num_experts": 4},
+    "model.router": {"model.num_experts": 4},
     "model.experts_per_token": {"model.num_experts": 4},
     "model.expert_capacity": {"model.num_experts": 4},
     "model.balance_loss": {"model.num_experts": 4},

@@ -97,6 +97,8 @@ CASES = {
     "grouped heads, soft cap": (2, {"soft_cap": 2.0}),
     "window within a chunk": (4, {"window": 3}),
     "window over chunks": (4, {"window": 20, "soft_cap": 3.0}),
+    "both ways, scaled": (4, {"causal": False, "scale": 0.5}),
+    "both ways, window": (2, {"causal": False, "window": 9, "soft_cap": 3.0}),
 }
 
 
@@ -116,6 +118,16 @@ def test_output_and_gradients_equal_the_plain_ones(plain: dict, form: str, case:
     num_kv_heads, options = CASES[case]
     results = divided(form, num_shards, random_arrays(num_kv_heads, jnp.float32), **options)
     assert relative(results, plain[case]) < 1e-6
+
+
+@pytest.mark.parametrize("value_dim", [4, 12])
+@pytest.mark.parametrize("form", FORMS)
+def test_values_may_have_another_head_dim(form: str, value_dim: int):
+    rng = np.random.default_rng(1)
+    q, k, *_ = random_arrays(N, jnp.float32)
+    arrays = [q, k, *(jnp.asarray(rng.normal(size=(B, T, N, value_dim)), jnp.float32) for _ in range(2))]
+    expected = output_and_gradients(attention, arrays, *packed_rows())
+    assert relative(divided(form, 4, arrays), expected) < 1e-6
 
 
 @pytest.mark.parametrize("form", FORMS)

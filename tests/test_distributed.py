@@ -22,7 +22,7 @@ from tests.test_resume import curves, wait_for, write_config
 from train import fit
 from train.inspect import tree_sha256
 from train.metrics import read_metrics
-from train.restore import restore_state
+from train.restore import restore_run
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT_S = 12  # config.distributed.timeout_s of the run whose process is killed; the others wait for busy machines
@@ -306,13 +306,13 @@ from etils import epath
 from parallel import barrier, ends_together, make_mesh, start
 from train import fit
 from train.inspect import tree_sha256
-from train.restore import restore_state
+from train.restore import restore_run
 with ends_together():
     config, workdir = load_config(sys.argv[1]), epath.Path(sys.argv[2])
     start(config.distributed)
     config.mesh.update(eval(sys.argv[3]))
     mesh = make_mesh(config.mesh)
-    state = restore_state(config, workdir, mesh)
+    state = restore_run(config, workdir, mesh)
     whole = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))(state)
     print("restored", int(state.step), tree_sha256(whole))
     barrier("restored")
@@ -335,7 +335,7 @@ def test_fewer_processes_restore_the_same_bits_and_continue_the_curve(setting, f
     assert process.returncode == 0, said
     config = load_config(setting[0])
     config.mesh.update(data=1, allow_idle=True)
-    state = restore_state(config, epath.Path(one), make_mesh(config.mesh))
+    state = restore_run(config, epath.Path(one), make_mesh(config.mesh))
     seen = set(re.findall(r"restored \d+ \w+", said))
     assert seen == {f"restored 8 {tree_sha256(state)}"}
     shutil.rmtree(one / "checkpoints" / "8")

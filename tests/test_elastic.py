@@ -16,7 +16,7 @@ from tests.helpers import one_device
 from train import fit, init_state, make_train_step
 from train.checkpoint import Checkpoints
 from train.inspect import tree_sha256
-from train.state import abstract_state
+from train.state import abstract_state, restore_state, save_state
 
 # From 8 devices to 4, 1, 6 and 8, over every axis that divides parameters.
 JOURNEY: list[dict[str, Any]] = [
@@ -73,12 +73,12 @@ def test_a_run_over_five_meshes_goes_on_as_if_nothing_happened(config: Any, tmp_
         if i == 0:
             state = init_state(config, mesh)
         else:
-            state = checkpoints.restore(i * STEPS_EACH, abstract_state(config, mesh))
+            state = restore_state(checkpoints, i * STEPS_EACH, abstract_state(config, mesh))
             assert tree_sha256(state) == saved_hash, axes  # parameters, moments and position, bit by bit
             assert int(state.step) == i * STEPS_EACH
         state, new_losses, new_rows = run(config, mesh, state, int(state.step), STEPS_EACH)
         losses, rows = losses + new_losses, rows + new_rows
-        checkpoints.save(int(state.step), state)
+        save_state(checkpoints, int(state.step), state)
         checkpoints.wait()
         saved_hash = tree_sha256(state)
     checkpoints.close()

@@ -30,7 +30,7 @@ def mesh_of(**axes: int) -> jax.sharding.Mesh:
 
 def varied(config: ConfigDict) -> ConfigDict:
     """Everything that could depend on the mesh: odd sizes, biases, qk norm, untied head, experts."""
-    config.model.update(use_bias=True, norm="layernorm", dropout=0.1, qk_norm=True, activation="swiglu", d_mlp=72)
+    config.model.update(bias="all", norm="layernorm", dropout=0.1, qk_norm="head", activation="swiglu", d_mlp=72)
     config.model.update(tie_embeddings=False, position="learned", num_experts=4)
     return config
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.attention import attention, attention_mask
+from model.attention import RelativeBias, attention, attention_mask
 
 
 def mask_of(positions: list[int], segment_ids: list[int], window: int = 0) -> np.ndarray:
@@ -92,7 +92,17 @@ class Case(NamedTuple):
     window: int = 0
     soft_cap: float = 0.0
     packed: bool = False
+    causal: bool = True
+    scale: float = 0.0
+    bias: bool = False
 
+
+# Of 8 buckets that end at distance 7: by how far a key is before the query, if keys after it are never seen or are.
+BUCKETS = {
+    True: {0: 0, 1: 1, 2: 2, 3: 3, 4: 4, 5: 5},
+    False: {0: 0, 1: 1, 2: 2, 3: 2, 4: 3, 5: 3, -1: 5, -2: 6, -3: 6, -4: 7, -5: 7},
+}
+BIAS = np.random.default_rng(3).standard_normal((8, 6))
 
 CASES = {
     "mha": Case(),
@@ -102,6 +112,11 @@ CASES = {
     "soft_cap": Case(K=2, soft_cap=1.5),
     "packed": Case(K=2, packed=True),
     "all": Case(N=6, K=2, window=2, soft_cap=0.7, packed=True),
+    "both ways": Case(K=2, causal=False, packed=True),
+    "both ways, window": Case(causal=False, window=2, soft_cap=0.7),
+    "scale": Case(scale=1.5),
+    "relative": Case(N=4, K=2, bias=True, packed=True),
+    "relative, both ways": Case(bias=True, causal=False, scale=1.0),
 }
 B, T, H = 2, 6, 4
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -129,9 +144,14 @@ def reference(qkv, positions, segments, case: Case) -> np.ndarray:
         group = n // (case.N // case.K)
         distance = positions[b, t] - positions[b]
         seen = np.flatnonzero(
-            (segments[b] == segments[b, t]) & (distance >= 0) & (distance < (case.window or len(positions[b])))
+            (segments[b] == segments[b, t])
+            & ((distance >= 0) | (not case.causal))
+            & (abs(distance) < (case.window or len(positions[b])))
         )
-        logits = k[b, seen, group].astype(np.float64) @ q[b, t, n] / np.sqrt(q.shape[-1])
+        logits = k[b, seen, group].astype(np.float64) @ q[b, t, n] * (case.scale or q.shape[-1] ** -0.5)
+        if case.bias:
+            buckets = [BUCKETS[case.causal][d] for d in distance[seen].tolist()]
+            logits = logits + BIAS[buckets, n]
         if case.soft_cap:
             logits = case.soft_cap * np.tanh(logits / case.soft_cap)
         probs = np.exp(logits - logits.max())
@@ -148,8 +168,11 @@ def call(qkv, positions, segments, case: Case) -> jax.Array:
         kv_positions_BS=at,
         q_segment_ids_BT=segment,
         kv_segment_ids_BS=segment,
+        causal=case.causal,
         window=case.window,
         soft_cap=case.soft_cap,
+        scale=case.scale,
+        bias=RelativeBias(jnp.asarray(BIAS[:, : case.N], jnp.float32), 7) if case.bias else None,
     )
 
 
@@ -177,6 +200,14 @@ def test_gradients_are_the_finite_differences_of_the_loops(case):
                 moved[which] = moved[which] + sign * step * direction
                 ends.append((reference(moved, positions, segments, case) * weight).sum())
             np.testing.assert_allclose((grad * direction).sum(), (ends[0] - ends[1]) / (2 * step), rtol=1e-4, atol=1e-4)
+
+
+def test_values_may_have_another_head_dim():
+    (q, k, v), positions, segments = inputs(CASES["packed"])
+    wide = np.concatenate((v, 2 * v), axis=-1)
+    y = call((q, k, wide), positions, segments, CASES["packed"])
+    once = call((q, k, v), positions, segments, CASES["packed"])
+    np.testing.assert_allclose(y, np.concatenate((once, 2 * once), axis=-1), rtol=1e-6)
 
 
 def test_query_heads_of_a_group_share_keys_and_values_in_order():

@@ -29,9 +29,9 @@ def make_config(**changes) -> TransformerConfig:
 
 
 CHOICES = {
-    "use_bias": (False, True),
+    "bias": ("none", "qkv", "all"),
     "norm": ("rmsnorm", "layernorm"),
-    "qk_norm": (False, True),
+    "qk_norm": ("none", "head", "all"),
     "activation": ("gelu", "swiglu"),
     "position": ("rope", "learned"),
     "tie_embeddings": (True, False),
@@ -62,8 +62,33 @@ def test_counted_parameters_are_those_of_the_tree():
 def test_counted_parameters_of_gpt2_small():
     # The released model has 124,439,808: Radford et al. 2019, with a vocabulary of 50257 and 1024 positions.
     gpt2 = {"vocab_size": 50257, "vocab_multiple": 1, "max_length": 1024, "d_model": 768, "d_mlp": 3072}
-    gpt2 |= {"num_layers": 12, "num_heads": 12, "num_kv_heads": 12, "norm": "layernorm", "use_bias": True}
+    gpt2 |= {"num_layers": 12, "num_heads": 12, "num_kv_heads": 12, "norm": "layernorm", "bias": "all"}
     assert count_params(make_config(**gpt2, position="learned"))["total"] == 124_439_808
+
+
+EXPERTS = {"num_experts": 4, "d_expert": 24, "d_shared_expert": 40, "num_dense_layers": 1, "balance_bias_rate": 0.1}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "bert": {"architecture": "encoder", "block": "post", "token_types": 2, "embedding_norm": "norm", "bias": "all"}
+    | {"norm": "layernorm", "position": "learned,offset=2", "head": "transform", "classifier": "tanh,classes=3"},
+    "t5": {"architecture": "encoder_decoder,encoder_layers=2", "position": "relative,buckets=8"},
+    "gemma": {"block": "both", "window": 4, "layer_pattern": "LLG", "norm": "zero_centered_rmsnorm"},
+    "deepseek": {"latent_attention": "latent,kv=12,rope=4,value=10,query=14", **EXPERTS},
+    "mixtral": {**EXPERTS, "bias": "all", "activation": "swiglu"},
+    "vit": {"architecture": "encoder", "image": "patches,size=8,patch=4", "classifier": "first,classes=5"},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_counted_parameters_of_families_are_those_of_the_tree(family):
+    config = make_config(**FAMILIES[family])
+    inputs = jnp.zeros((1, 8, 8, 3)) if config.image else jnp.zeros((1, 1), jnp.int32)
+    params = jax.eval_shape(Transformer(config).init, jax.random.key(0), inputs)["params"]
+    sizes = {name: sum(leaf.size for leaf in jax.tree.leaves(part)) for name, part in params.items()}
+    counts = count_params(config)
+    assert counts["layers"] == sum(size for name, size in sizes.items() if name.endswith("layers"))
+    after = ("final_norm", "encoder_final_norm", "head", "head_transform", "head_norm", "head_bias")
+    assert counts["head"] == sum(sizes.get(name, 0) for name in (*after, "pooler", "classifier"))
+    assert counts["total"] == sum(sizes.values())
 
 
 @pytest.mark.parametrize(
@@ -71,8 +96,9 @@ def test_counted_parameters_of_gpt2_small():
     [
         {"activation": "gelu", "num_kv_heads": 4},
         {"activation": "swiglu", "num_kv_heads": 1, "tie_embeddings": False, "head_dim": 32},
+        {"latent_attention": "latent,kv=64,rope=32,value=48,query=96", "head_dim": 64},
     ],
-    ids=["gelu", "swiglu mqa"],
+    ids=["gelu", "swiglu mqa", "latent"],
 )
 def test_flops_are_those_that_xla_counts(choices):
     config = make_config(d_model=256, d_mlp=1024, vocab_size=512, vocab_multiple=1, num_layers=2, **choices)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.layers import ACTIVATIONS, dropout, layer_norm, rms_norm, rope, soft_cap
+from model.layers import ACTIVATIONS, dropout, layer_norm, rms_norm, soft_cap
+from model.rope import rope
 
 
 def normal(seed: int, *shape: int) -> jax.Array:
@@ -95,12 +96,28 @@ def gelu_tanh(x: np.ndarray) -> np.ndarray:
     return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
 
+def gelu_erf(x: np.ndarray) -> np.ndarray:
+    return x * np.array([0.5 * (1 + math.erf(value / math.sqrt(2))) for value in x])
+
+
+def relu(x: np.ndarray) -> np.ndarray:
+    return np.maximum(x, 0)
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    return x / (1 + np.exp(-x))
+
+
 FORMULAS = {
-    "relu": (lambda x: np.maximum(x, 0), False),
+    "relu": (relu, False),
     "gelu": (gelu_tanh, False),
+    "gelu_exact": (gelu_erf, False),
     "squared_relu": (lambda x: np.maximum(x, 0) ** 2, False),
-    "swiglu": (lambda x: x / (1 + np.exp(-x)), True),
+    "silu": (silu, False),
+    "swiglu": (silu, True),
     "geglu": (gelu_tanh, True),
+    "geglu_exact": (gelu_erf, True),
+    "reglu": (relu, True),
 }
 
 

@@ -32,11 +32,11 @@ def make_config(**changes) -> TransformerConfig:
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "gpt": {},
-    "gpt2": {"position": "learned", "norm": "layernorm", "use_bias": True},
+    "gpt2": {"position": "learned", "norm": "layernorm", "bias": "all"},
     "llama": {"num_kv_heads": 2, "activation": "swiglu", "tie_embeddings": False},
-    "gemma": {"num_kv_heads": 1, "activation": "geglu", "qk_norm": True, "head_dim": 16, "window": 3}
+    "gemma": {"num_kv_heads": 1, "activation": "geglu", "qk_norm": "head", "head_dim": 16, "window": 3}
     | {"attention_soft_cap": 2.0, "logit_soft_cap": 3.0, "norm_eps": 1e-3},
-    "primer": {"num_kv_heads": 2, "activation": "squared_relu", "use_bias": True, "rope_theta": 100.0},
+    "primer": {"num_kv_heads": 2, "activation": "squared_relu", "bias": "all", "rope_theta": 100.0},
     "opt": {"activation": "relu", "norm": "layernorm", "position": "learned", "tie_embeddings": False, "window": 4},
 }
 each_variant = pytest.mark.parametrize("variant", VARIANTS)
@@ -95,7 +95,7 @@ def reference_logits(config: TransformerConfig, params: Any, tokens: np.ndarray)
 
     def attend(x, p):
         q, k, v = (np.tensordot(x, p[f"w_{name}"], 1) + p.get(f"b_{name}", 0) for name in "qkv")
-        if c.qk_norm:
+        if c.qk_norm == "head":
             q, k = (
                 y / np.sqrt((y**2).mean(-1, keepdims=True) + c.norm_eps) * p[f"{name}_norm"]
                 for y, name in ((q, "q"), (k, "k"))
@@ -201,7 +201,7 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 
 
 def test_names_shapes_and_logical_axes_of_the_parameters():
-    choices = {"use_bias": True, "qk_norm": True, "tie_embeddings": False, "vocab_multiple": 64}
+    choices = {"bias": "all", "qk_norm": "head", "tie_embeddings": False, "vocab_multiple": 64}
     config = make_config(
         num_layers=3, num_kv_heads=2, position="learned", norm="layernorm", activation="swiglu", **choices
     )
@@ -245,8 +245,8 @@ def test_a_plain_model_has_no_parameters_for_what_it_does_not_use():
 
 def test_standard_deviations_at_initialisation():
     wide = {"d_model": 64, "head_dim": 32, "num_kv_heads": 2, "d_mlp": 256, "vocab_size": 512, "max_length": 256}
-    choices = {"activation": "swiglu", "use_bias": True, "tie_embeddings": False, "position": "learned"}
-    config = make_config(num_layers=8, norm="layernorm", qk_norm=True, init_std=0.05, **wide, **choices)
+    choices = {"activation": "swiglu", "bias": "all", "tie_embeddings": False, "position": "learned"}
+    config = make_config(num_layers=8, norm="layernorm", qk_norm="head", init_std=0.05, **wide, **choices)
     params = named_leaves(nn.unbox(boxed_params(config, init=lambda fn, *args: jit(fn)(*args))))
     expected = {
         "embedding": 0.05,
@@ -322,7 +322,7 @@ STACKS = {
 
 def stack_loss(stack_fn):
     """The loss of three layers with every kind of parameter and with dropout, as a function of the parameters."""
-    config, params, _ = build("llama", num_layers=3, dropout=0.2, use_bias=True, norm="layernorm", qk_norm=True)
+    config, params, _ = build("llama", num_layers=3, dropout=0.2, bias="all", norm="layernorm", qk_norm="head")
     model = Transformer(config, stack_fn=stack_fn)
 
     def loss(params):
@@ -377,7 +377,7 @@ def dropout_model(stack_fn) -> tuple[Any, Any]:
     All parameters are zero but the embedding, the output biases and an identity as head; an eps that dwarfs the
     activations makes the last norm a constant factor.
     """
-    config = make_config(vocab_size=32, num_layers=3, use_bias=True, tie_embeddings=False, dropout=0.5, norm_eps=1e8)
+    config = make_config(vocab_size=32, num_layers=3, bias="all", tie_embeddings=False, dropout=0.5, norm_eps=1e8)
     params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), nn.unbox(boxed_params(config)))
     params["embedding"] += 1.0
     params["layers"]["attention"]["b_out"] += np.array([[2.0], [8.0], [32.0]], np.float32)

@@ -16,6 +16,8 @@ from ml_collections import ConfigDict
 
 from configs import base
 from model import EXPERT_AXES, Transformer, TransformerConfig, count_params, dropless, forward_flops, init_cache
+from model.choice import Choice, parse_choice
+from model.config import ROUTERS
 from model.moe import MoE, balance_loss, load_gradient, route, router_z_loss, with_capacity
 from parallel import MeshConfig, exchange_experts, make_mesh, make_rules, on_mesh, shard_batch
 from tests.helpers import leaf_errors, one_device, uneven_batch
@@ -74,13 +76,13 @@ def loops(config: TransformerConfig, params: dict, x_BTD: np.ndarray) -> tuple[n
             copies.sort(reverse=True)
             dropped += len(copies[room:])
             for _, t, gate in copies[:room]:
-                hidden = x_BTD[b, t] @ p["w_in"][e] + (p["b_in"][e] if config.use_bias else 0)
+                hidden = x_BTD[b, t] @ p["w_in"][e] + (p["b_in"][e] if config.bias == "all" else 0)
                 if config.activation == "swiglu":
-                    z = x_BTD[b, t] @ p["w_gate"][e] + (p["b_gate"][e] if config.use_bias else 0)
+                    z = x_BTD[b, t] @ p["w_gate"][e] + (p["b_gate"][e] if config.bias == "all" else 0)
                     hidden = hidden * z / (1 + np.exp(-z))
                 else:
                     hidden = np.maximum(hidden, 0)
-                y_BTD[b, t] += gate * (hidden @ p["w_out"][e] + (p["b_out"][e] if config.use_bias else 0))
+                y_BTD[b, t] += gate * (hidden @ p["w_out"][e] + (p["b_out"][e] if config.bias == "all" else 0))
     return y_BTD, dropped
 
 
@@ -90,8 +92,8 @@ def loops(config: TransformerConfig, params: dict, x_BTD: np.ndarray) -> tuple[n
     [
         {"experts_per_token": 1, "activation": "relu"},
         {"experts_per_token": 2, "activation": "swiglu", "balance_bias_rate": 0.1},
-        {"experts_per_token": 2, "activation": "relu", "use_bias": True},
-        {"experts_per_token": 4, "activation": "swiglu", "use_bias": True},
+        {"experts_per_token": 2, "activation": "relu", "bias": "all"},
+        {"experts_per_token": 4, "activation": "swiglu", "bias": "all"},
     ],
     ids=["plain, 1", "gated, 2, router bias", "plain, 2, biases", "gated, all, biases"],
 )
@@ -119,21 +121,44 @@ def test_capacity_keeps_the_most_likely_of_a_row():
     assert dropped == 0
 
 
+def router(text: str) -> Choice:
+    return parse_choice("config.model.router", text, ROUTERS)
+
+
+SOFTMAX = router("softmax")
+
+
 def test_routing_of_literal_probabilities():
     logits_BTE = jnp.log(jnp.array([[[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.6, 0.3, 0.1]]]))
     is_token_BT = jnp.array([[True, True, False]])
-    chosen_BTk, gates_BTk, probs_BTE = route(logits_BTE, is_token_BT, num_chosen=2)
+    chosen_BTk, gates_BTk, probs_BTE = route(logits_BTE, is_token_BT, num_chosen=2, router=SOFTMAX)
     assert chosen_BTk.tolist() == [[[0, 1], [2, 1], [3, 3]]]
     np.testing.assert_allclose(gates_BTk, [[[5 / 8, 3 / 8], [7 / 9, 2 / 9], [0, 0]]], rtol=1e-6)
     np.testing.assert_allclose(probs_BTE[0, 1], [0.1, 0.2, 0.7], rtol=1e-6)
     # The bias decides who is chosen, not how much it counts.
-    biased = route(logits_BTE, is_token_BT, num_chosen=2, bias_E=jnp.array([0.0, -1.0, 0.0]))
+    biased = route(logits_BTE, is_token_BT, num_chosen=2, router=SOFTMAX, bias_E=jnp.array([0.0, -1.0, 0.0]))
     assert biased[0].tolist() == [[[0, 2], [2, 0], [3, 3]]]
     np.testing.assert_allclose(biased[1], [[[5 / 7, 2 / 7], [7 / 8, 1 / 8], [0, 0]]], rtol=1e-6)
     # One expert alone keeps its probability, from which the router learns.
-    chosen_BTk, gates_BTk, _ = route(logits_BTE, is_token_BT, num_chosen=1)
+    chosen_BTk, gates_BTk, _ = route(logits_BTE, is_token_BT, num_chosen=1, router=SOFTMAX)
     assert chosen_BTk.tolist() == [[[0], [2], [3]]]
     np.testing.assert_allclose(gates_BTk, [[[0.5], [0.7], [0.0]]], rtol=1e-6)
+
+
+def test_routing_by_sigmoids_in_groups():
+    scores = [0.9, 0.1, 0.5, 0.6, 0.8, 0.2]  # in three groups, whose sums are 1.0, 1.1 and 1.0
+    logits_BTE = jnp.log(jnp.array([[scores]]) / (1 - jnp.array([[scores]])))
+    here = jnp.ones((1, 1), bool)
+    text = "sigmoid,groups=3,top_groups=1,scale=2.5"
+    chosen_BTk, gates_BTk, scores_BTE = route(logits_BTE, here, num_chosen=2, router=router(text))
+    assert chosen_BTk.tolist() == [[[3, 2]]]
+    np.testing.assert_allclose(gates_BTk, [[[2.5 * 6 / 11, 2.5 * 5 / 11]]], rtol=1e-5)
+    np.testing.assert_allclose(scores_BTE[0, 0], np.array(scores) / 3.1, rtol=1e-5)
+    # A bias moves the groups, and negative scores of the chosen group still come before those of others.
+    bias_E = jnp.array([-2.0, -2.0, -2.0, -2.0, -1.0, -1.0])
+    biased = route(logits_BTE, here, num_chosen=2, router=router(text + ",normalize=0"), bias_E=bias_E)
+    assert biased[0].tolist() == [[[4, 5]]]
+    np.testing.assert_allclose(biased[1], [[[2.0, 0.5]]], rtol=1e-5)
 
 
 def test_losses_of_literal_rows():
@@ -179,7 +204,7 @@ def one_hot_layer(params: dict, x_BTD: jax.Array, k: int) -> jax.Array:
 @pytest.mark.parametrize("capacity", [0.0, 4.0])
 @pytest.mark.parametrize("k", [1, 2])
 def test_gradients_equal_those_of_the_dense_form(k: int, capacity: float):
-    layer, params, x_BTD = make_layer(experts_per_token=k, activation="swiglu", use_bias=True, expert_capacity=capacity)
+    layer, params, x_BTD = make_layer(experts_per_token=k, activation="swiglu", bias="all", expert_capacity=capacity)
     direction = jax.random.normal(jax.random.key(5), x_BTD.shape)
     grads = jax.grad(lambda p, x: jnp.sum(apply(layer, p, x)[0] * direction), argnums=(0, 1))(params, x_BTD)
     expected = jax.grad(lambda p, x: jnp.sum(one_hot_layer(p, x, k) * direction), argnums=(0, 1))(params, x_BTD)
@@ -235,7 +260,7 @@ def test_a_cache_gives_the_logits_of_the_whole_sequence():
         np.testing.assert_allclose(logits[:, 0], whole[:, t], atol=1e-5)  # pyright: ignore
 
 
-@pytest.mark.parametrize("choices", [{}, {"activation": "swiglu", "use_bias": True, "balance_bias_rate": 0.1}])
+@pytest.mark.parametrize("choices", [{}, {"activation": "swiglu", "bias": "all", "balance_bias_rate": 0.1}])
 def test_counted_parameters_are_those_of_the_tree(choices: dict):
     config = make_config(**choices)
     params = jax.eval_shape(Transformer(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
@@ -282,13 +307,11 @@ def train_step(config: ConfigDict, **axes: int) -> tuple[Any, dict[str, float]]:
 
 CHOICES = {
     "dropless": {"balance_bias_rate": 0.01},
-    "capacity": {"expert_capacity": 1.0, "use_bias": True},
+    "capacity": {"expert_capacity": 1.0, "bias": "all"},
 }
+# Other meshes are in tests/test_equivalence.py; these two also show the sums that the router reports.
 MESHES = {
-    "expert=2": {"expert": 2},
     "expert=4": {"expert": 4},
-    "expert=8": {"expert": 8},
-    "fsdp=2,expert=2,tensor=2": {"fsdp": 2, "expert": 2, "tensor": 2},
     "data=2,expert=2,context=2": {"data": 2, "expert": 2, "context": 2},
 }
 

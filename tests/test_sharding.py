@@ -118,7 +118,7 @@ def specs(mesh_config: MeshConfig, replaced: str = "", **changes) -> dict[str, t
 
 
 def test_shardings_of_each_parameter():
-    choices = {"use_bias": True, "qk_norm": True, "tie_embeddings": False, "position": "learned"}
+    choices = {"bias": "all", "qk_norm": "head", "tie_embeddings": False, "position": "learned"}
     assert specs(MIXED, norm="layernorm", activation="swiglu", **choices) == {
         "embedding": (("tensor", "stage"), "fsdp"),
         "positions": (None, "fsdp"),

@@ -11,7 +11,7 @@ from tests.helpers import leaf_errors, one_device, uneven_batch
 from train import init_state, make_train_step
 from train.checkpoint import Checkpoints
 from train.compose import num_microbatches
-from train.state import abstract_state
+from train.state import abstract_state, restore_state, save_state
 
 
 def run(config: ConfigDict, batch: dict[str, np.ndarray], *, steps: int = 1, **axes: int):
@@ -103,9 +103,9 @@ def test_step_is_traced_once_and_reuses_the_memory_of_its_state_fresh_and_restor
 
     checkpoints = Checkpoints(tmp_path)
     saved = init_state(config, mesh)
-    checkpoints.save(1, saved)
+    save_state(checkpoints, 1, saved)
     checkpoints.wait()
-    restored = checkpoints.restore(1, abstract_state(config, mesh))
+    restored = restore_state(checkpoints, 1, abstract_state(config, mesh))
     checkpoints.close()
     assert_donated(step, restored, batch)
     assert len(traces) == 1

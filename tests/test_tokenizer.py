@@ -5,7 +5,7 @@ import random
 import pytest
 
 from data import Tokenizer
-from data.tokenizer import BOS, EOS, PAD, UNK, train_tokenizer
+from data.tokenizer import train_tokenizer
 
 RNG = random.Random(0)
 SYLLABLES = ["ka", "to", "mi", "ne", "su", "ri", "ho", "yu"]
@@ -65,15 +65,16 @@ def test_random_unicode_comes_back_from_its_tokens_one_by_one_and_in_batches(tok
 
 
 def test_special_ids_are_0_to_3_and_no_text_makes_one(tokenizer: Tokenizer):
-    assert (PAD, BOS, EOS, UNK) == (0, 1, 2, 3)
+    assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id) == (0, 1, 2, 3)
+    assert tokenizer.cls_id is tokenizer.sep_id is tokenizer.mask_id is None
     for text in NASTY + random_texts():
         assert min(tokenizer.encode(text), default=4) >= 4
     assert len(tokenizer.encode("<s>")) >= 3
 
 
-def test_special_ids_give_no_text(tokenizer: Tokenizer):
+def test_special_ids_and_ids_beyond_the_vocabulary_give_no_text(tokenizer: Tokenizer):
     ids = tokenizer.encode("row of words")
-    assert tokenizer.decode([BOS, *ids, EOS, PAD, UNK]) == "row of words"
+    assert tokenizer.decode([1, *ids, 2, 0, 3, 300, 4000]) == "row of words"
 
 
 def test_bytes_per_id_add_up_to_the_length_of_a_text(tokenizer: Tokenizer):

@@ -1,14 +1,12 @@
-"""Saving and restoring the state: the one module that knows Orbax."""
+"""Saving and restoring trees of arrays: the one module that knows Orbax."""
 
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import orbax.checkpoint as ocp
 from etils import epath
-
-Tree = TypeVar("Tree")
 
 
 class Checkpoints:
@@ -41,28 +39,35 @@ class Checkpoints:
         """The newest whole checkpoint, or None."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: Any) -> None:
-        """Starts saving and returns once the state may be overwritten; an earlier save is waited for.
+    def save(self, step: int, **items: Any) -> None:
+        """Starts saving and returns once the arrays may be overwritten; an earlier save is waited for.
+
+        Args:
+            step: its number.
+            items: trees of arrays by name, each of which can be restored alone.
 
         Raises:
             OSError: this save or the one before failed.
         """
         with self._failure_named():
-            saved = self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
+            args = ocp.args.Composite(**{name: ocp.args.StandardSave(tree) for name, tree in items.items()})
+            saved = self._manager.save(step, args=args, force=True)
         assert saved, f"Orbax refused to save step {step}"
 
-    def restore(self, step: int, abstract: Tree) -> Tree:
-        """Reads a checkpoint.
+    def restore(self, step: int, **abstract: Any) -> dict[str, Any]:
+        """Reads items of a checkpoint.
 
         Args:
             step: which one.
-            abstract: ShapeDtypeStructs with shardings for the mesh at hand, whatever mesh it was saved from.
+            abstract: for each item ShapeDtypeStructs with shardings for the mesh at hand, whatever mesh it was saved
+                from.
 
         Returns:
-            The tree with arrays placed as asked.
+            The trees with arrays placed as asked, by name.
         """
-        restored: Any = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
-        return cast(Tree, restored)
+        args = ocp.args.Composite(**{name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()})
+        restored: Any = self._manager.restore(step, args=args)
+        return {name: restored[name] for name in abstract}
 
     def wait(self) -> None:
         """Waits until what was saved is on disk.

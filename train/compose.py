@@ -44,7 +44,7 @@ def make_model(config: Any, mesh: Mesh | None = None) -> Transformer:
         raise ValueError(f"config.model.remat={c.remat!r} is not known; use one of {', '.join(REMAT_POLICIES)}")
     if not 1 <= c.scan_unroll <= c.num_layers:
         raise ValueError(f"config.model.scan_unroll={c.scan_unroll} must be from 1 to num_layers={c.num_layers}")
-    from_elsewhere = {"vocab_size": config.data.vocab_size, "max_length": config.data.seq_len}
+    from_elsewhere = {"vocab_size": config.data.vocab_size, "max_length": c.max_length or config.data.seq_len}
     names = [field.name for field in dataclasses.fields(TransformerConfig)]
     return Transformer(
         TransformerConfig(**{name: from_elsewhere[name] if name in from_elsewhere else c[name] for name in names}),
@@ -119,11 +119,26 @@ def schedule_of(config: Any, mesh: Mesh) -> Schedule:
         num_chunks=m.chunks,
     )
     pieces = schedule.num_stages * schedule.num_chunks
-    if config.model.num_layers % pieces:
+    if config.model.architecture.startswith("encoder_decoder"):
         raise ValueError(
-            f"config.model.num_layers={config.model.num_layers} is not divisible by the {pieces} pieces of "
+            f"config.model.architecture={config.model.architecture!r} has two stacks of layers, of which a pipeline "
+            f"runs one; use config.mesh.stage=1, not {mesh.shape['stage']}"
+        )
+    num_layers = config.model.num_layers - config.model.num_dense_layers
+    if num_layers % pieces:
+        raise ValueError(
+            f"config.model.num_layers={config.model.num_layers}"
+            + (f" less num_dense_layers={config.model.num_dense_layers}" if config.model.num_dense_layers else "")
+            + f" is not divisible by the {pieces} pieces of "
             f"config.mesh.stage={schedule.num_stages} and config.mesh.chunks={schedule.num_chunks}; use a multiple of "
             f"{pieces}"
+        )
+    period = max(1, len(config.model.layer_pattern))
+    if num_layers // pieces % period:
+        raise ValueError(
+            f"config.model.layer_pattern={config.model.layer_pattern!r} does not repeat in the "
+            f"{num_layers // pieces} layers of each of the {pieces} pieces of the pipeline; use fewer "
+            f"stages, or a config.model.num_layers={pieces * period}"
         )
     if schedule.splits_backward and config.model.remat != "none":
         raise ValueError(
@@ -154,7 +169,7 @@ def preflight(config: Any, mesh: Mesh) -> None:
         ("experts", "num_experts", c.num_experts),
         ("embed", "d_model", c.d_model),
         ("vocab", "vocab_multiple", c.padded_vocab_size),
-        ("layers", "num_layers", c.num_layers),
+        ("layers", "num_layers", c.num_layers - c.num_dense_layers),
         ("residual_length", "seq_len", config.data.seq_len),
     ):
         axes = dict(rules)[logical]
@@ -190,6 +205,12 @@ def _check_context(config: Any, mesh: Mesh) -> None:
     if shards == 1:
         return
     length, c = config.data.seq_len, config.model
+    for field, no in (("position", "relative"), ("architecture", "encoder_decoder")):
+        if c[field].startswith(no):
+            raise ValueError(
+                f"config.model.{field}={c[field]!r} cannot be divided over the length yet; use config.mesh.context=1, "
+                f"not {shards}"
+            )
     if length % (2 * shards):
         legal = max(1, round(length / (2 * shards))) * 2 * shards
         raise ValueError(

@@ -12,7 +12,7 @@ from data.command_line import read_command_line, run_main
 from parallel import MeshConfig, check_platform, make_mesh, to_host
 
 from .optimizer import parameter_name
-from .restore import restore_state
+from .restore import restore_run
 
 
 def tree_sha256(tree: Any) -> str:
@@ -28,7 +28,7 @@ def describe(config: Any, workdir: epath.Path) -> dict[str, Any]:
     """Step, tree, hashes, data position and config of the newest checkpoint, read onto one device."""
     check_platform("cpu")  # the accelerator may be busy with the run itself
     mesh = make_mesh(MeshConfig(data=1, allow_idle=True))
-    state = restore_state(config, workdir, mesh)
+    state = restore_run(config, workdir, mesh)
     step = int(state.step)
 
     def tree(part: Any) -> dict[str, str]:

@@ -18,11 +18,12 @@ from parallel import check_platform, has_accelerator, in_turns, local_rows, make
 from .checkpoint import Checkpoints
 from .compose import make_model, preflight, schedule_of
 from .evaluation import evaluate, make_eval_step
+from .initial import adopt, first_state
 from .interrupt import Interrupt
 from .metrics import Recorder, peak_flops
 from .runtime import set_up
 from .samples import check_prompts, continue_prompts
-from .state import TrainState, abstract_state, init_state
+from .state import TrainState, abstract_state, restore_state, save_state
 from .step import make_train_step
 from .workdir import check_equal_corpora, check_same_corpus, check_space, check_workdir, write_run
 
@@ -63,6 +64,7 @@ def fit(config: Any, workdir: str | os.PathLike[str]) -> Result:
     Example:
         fit(get_config(), "runs/tiny").validation["bits_per_byte"]
     """
+    config = adopt(config)
     set_up(config.compile_cache)
     start(config.distributed)
     workdir = epath.Path(workdir)
@@ -86,7 +88,7 @@ def fit(config: Any, workdir: str | os.PathLike[str]) -> Result:
         if first > config.train.steps:
             raise ValueError(f"config.train.steps={config.train.steps}, but --workdir={workdir} is at step {first}")
         _log(_describe(config, mesh, corpus, first))
-        state = checkpoints.restore(first, target) if first else init_state(config, mesh)
+        state = restore_state(checkpoints, first, target) if first else first_state(config, mesh)
         with _recorder(config, mesh, workdir, first, writes) as recorder:
             result = _train(config, mesh, state, corpus, checkpoints, recorder)
     finally:
@@ -130,7 +132,7 @@ def _train(
             if step % t.checkpoint_every == 0 or step == t.steps or stopping:
                 recorder.flush()  # what a restart from this checkpoint will not record again
                 with recorder.stall(metrics):
-                    checkpoints.save(step, state)
+                    save_state(checkpoints, step, state)
             if stopping:
                 checkpoints.wait()
                 return Result(step, stopping, len(traces), {})

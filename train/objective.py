@@ -38,6 +38,17 @@ def cross_entropy(logits_BTV: Array, targets_BT: Array) -> tuple[Array, Array]:
     return log_z_BT - jnp.sum(jnp.where(is_target_BTV, logits_BTV, 0.0), axis=-1), log_z_BT
 
 
+# What a batch may hold for the model beside its inputs -> the argument of `model.Transformer`.
+MODEL_INPUTS = {
+    "positions": "positions_BT",
+    "segment_ids": "segment_ids_BT",
+    "token_types": "token_types_BT",
+    "encoder_inputs": "encoder_tokens_BS",
+    "encoder_positions": "encoder_positions_BS",
+    "encoder_segment_ids": "encoder_segment_ids_BS",
+}
+
+
 def causal_lm(
     apply_fn: Callable[..., Any],
     params: Any,
@@ -51,7 +62,7 @@ def causal_lm(
     Args:
         apply_fn: the model's `apply`.
         params: its parameters.
-        batch: "inputs", "targets", "weights", "segment_ids" and "positions", each (B, T).
+        batch: "inputs", "targets" and "weights", each (B, T), and any of `MODEL_INPUTS`.
         keys_B: for dropout, a key for each row; None turns it off.
         z_loss: weight of log(Z)^2 (Chowdhery et al. 2022, section 5).
 
@@ -61,8 +72,7 @@ def causal_lm(
     logits_BTV = apply_fn(
         {"params": params},
         batch["inputs"],
-        positions_BT=batch["positions"],
-        segment_ids_BT=batch["segment_ids"],
+        **{MODEL_INPUTS[name]: array for name, array in batch.items() if name in MODEL_INPUTS},
         dropout_keys_B=keys_B,
     )
     nll_BT, log_z_BT = cross_entropy(logits_BTV, batch["targets"])

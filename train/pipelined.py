@@ -65,10 +65,12 @@ def cut_objective(model: Transformer, objective: Objective, params: Any, *, unro
             return objective(model.clone(stack_fn=stack_fn).apply, variables, batch, keys_B)
 
     def stack_call(shared: Any, rows: Any) -> Any:
-        """What the stack is called with: (layer_fn, params, x, per_layer)."""
+        """What the stack is called with: (layer_fns, params, x, per_layer, name)."""
         call: list[Any] = []
 
         def stop(*arguments: Any) -> Any:
+            if arguments[-1] != STACK:
+                return model.stack_fn(*arguments)
             call.extend(arguments)
             raise _ReachedStack
 
@@ -81,14 +83,18 @@ def cut_objective(model: Transformer, objective: Objective, params: Any, *, unro
         return stack_call(shared, rows)[2]
 
     def layers(piece: Any, numbers: Array, x: Array, rows: Any) -> Any:
-        layer_fn, _, _, (caches, _) = stack_call(params, rows)
+        layer_fns, _, _, (caches, _), _ = stack_call(params, rows)
         stack_fn = loop_layers if unrolled else model.stack_fn
-        x, (_, sums) = stack_fn(layer_fn, piece, x, (caches, numbers))
+        numbers = numbers + model.config.num_dense_layers
+        x, (_, sums) = stack_fn(layer_fns, piece, x, (caches, numbers))
         sums = {name: jnp.sum(value) for name, value in sums.items()}
         return x, (sums.get("aux_loss", jnp.zeros(())), sums)
 
     def leave(shared: Any, x: Array, rows: Any) -> Any:
-        loss, weight, sums = run(lambda *_: (x, (None, {})), shared, rows)
+        def skip(*arguments: Any) -> Any:
+            return (x, ((None, None), {}))
+
+        loss, weight, sums = run(skip, shared, rows)
         return loss, (weight, sums)
 
     return Pieces(enter, layers, leave)

@@ -8,7 +8,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from data import Tokenizer
-from data.tokenizer import BOS, EOS
 from model import generate
 from parallel import on_mesh, to_host
 
@@ -21,7 +20,7 @@ def check_prompts(config: Any, tokenizer: Tokenizer, prompts: Sequence[str]) -> 
     Raises:
         ValueError: prompt and continuation are longer than learned positions reach.
     """
-    ids = [[BOS, *tokenizer.encode(prompt)] for prompt in prompts]
+    ids = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in prompts]
     longest, s = max(map(len, ids)), config.sample
     if config.model.position == "learned" and longest + s.max_tokens > config.data.seq_len:
         raise ValueError(
@@ -50,7 +49,7 @@ def continue_prompts(config: Any, params: Any, mesh: Mesh, tokenizer: Tokenizer,
     """
     ids, s = check_prompts(config, tokenizer, prompts), config.sample
     longest = max(map(len, ids))
-    prompt_BP = np.zeros((len(ids), longest), np.int32)
+    prompt_BP = np.full((len(ids), longest), tokenizer.pad_id, np.int32)
     for row, tokens in zip(prompt_BP, ids, strict=True):
         row[: len(tokens)] = tokens
     tokens_BG = on_mesh(generate, mesh, rules_of(config))(
@@ -63,7 +62,13 @@ def continue_prompts(config: Any, params: Any, mesh: Mesh, tokenizer: Tokenizer,
         temperature=s.temperature,
         top_k=s.top_k,
         top_p=s.top_p,
-        eos_id=EOS,
+        eos_id=tokenizer.eos_id,
     )
     replicated = jax.device_put(tokens_BG, NamedSharding(mesh, PartitionSpec()))
-    return [tokenizer.decode(row) for row in to_host(replicated)]
+    return [following(tokenizer, prompt, row) for prompt, row in zip(ids, to_host(replicated), strict=True)]
+
+
+def following(tokenizer: Tokenizer, prompt: list[int], ids: np.ndarray) -> str:
+    """The text that ids add to a prompt: by themselves some tokenizers would lose the space before them."""
+    before, whole = tokenizer.decode(prompt), tokenizer.decode([*prompt, *ids])
+    return whole.removeprefix(before) if whole.startswith(before) else tokenizer.decode(ids)

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from model import Transformer
 from parallel import on_mesh, tree_shardings
 
+from .checkpoint import Checkpoints
 from .compose import make_model, rules_of
 from .optimizer import make_optimizer
 
@@ -28,6 +29,22 @@ class TrainState(struct.PyTreeNode):
     step: Array
     params: Any
     opt_state: Any
+
+
+def save_state(checkpoints: Checkpoints, step: int, state: TrainState) -> None:
+    """Saves a state such that its parameters can be restored alone.
+
+    Raises:
+        OSError: this save or the one before failed.
+    """
+    checkpoints.save(step, params=state.params, training={"step": state.step, "opt_state": state.opt_state})
+
+
+def restore_state(checkpoints: Checkpoints, step: int, abstract: TrainState) -> TrainState:
+    """What `save_state` saved, as `abstract_state` places it."""
+    training = {"step": abstract.step, "opt_state": abstract.opt_state}
+    items = checkpoints.restore(step, params=abstract.params, training=training)
+    return TrainState(params=items["params"], **items["training"])
 
 
 def abstract_state(config: Any, mesh: Mesh) -> TrainState:
@@ -84,7 +101,10 @@ def init_state(config: Any, mesh: Mesh, *, seed: int | None = None) -> TrainStat
 def _init_params(config: Any, seed: int | Array) -> Any:
     """Parameters, boxed with their logical axes."""
     # With the plain attention and stack: those for a mesh could not divide one token, and parameters are the same.
-    return Transformer(make_model(config).config).init(jax.random.key(seed), jnp.zeros((1, 1), jnp.int32))["params"]
+    model = Transformer(make_model(config).config)
+    image = model.config.choice("image")
+    shape = (1, image.size, image.size, image.channels) if image.kind else (1, 1)
+    return model.init(jax.random.key(seed), jnp.zeros(shape, jnp.float32 if image.kind else jnp.int32))["params"]
 
 
 def _init(config: Any, seed: int | Array) -> TrainState:

@@ -1,11 +1,14 @@
 """A run's directory: its config, tokenizer and metrics, and the checks that a restart continues the same run.
 
 config.json      the resolved config
-tokenizer.model  the tokenizer of the data, so that the run can be used without the data
+tokenizer.model  the tokenizer of the data (or tokenizer.json and what lay beside it), so that the run needs no data
 corpus.json      hashes of the data, to know it again, and the figures of gzip and xz on it
 metrics.jsonl    one object a line, see train/metrics.py
 tensorboard/     the same curves
 checkpoints/     see train/checkpoint.py
+
+A model that train.convert imported has the first two, checkpoints/, and
+imported.json    where it comes from
 """
 
 import json
@@ -16,16 +19,20 @@ from typing import Any
 
 from etils import epath
 
-from data import Corpus, Tokenizer
+from data import Corpus, Tokenizer, load_tokenizer
 from data.command_line import flatten, load_config
+from data.config import TRAINED
 from parallel import check_shared, exchange, name_of
 
+IMPORTED = "imported.json"  # tells that no training led here
+
 # Fields of `model` and `data` that may change between restarts: neither parameters nor the order of examples follow.
-_FREE = {f"model.{field}" for field in ("dropout", "dtype", "remat", "scan_unroll")} | {
+FREE_OF_MODEL = ("dropout", "dtype", "remat", "scan_unroll")
+_FREE = {f"model.{field}" for field in FREE_OF_MODEL} | {
     f"data.{field}" for field in ("dir", "path", "pattern", "read_threads", "prefetch")
 }
 _SHAPES = ("data.vocab_size",)  # with `model` and `optimizer`: what the shapes of the state follow from
-_FIXED = ("model.", "data.", "seed", "optimizer.name", "train.objective")
+_FIXED = ("model.", "data.", "seed", "optimizer.name", "train.objective", "init_from")
 
 
 def config_difference(old: Any, new: Any) -> tuple[dict[str, tuple[Any, Any]], dict[str, tuple[Any, Any]]]:
@@ -41,6 +48,8 @@ def config_difference(old: Any, new: Any) -> tuple[dict[str, tuple[Any, Any]], d
         if json.dumps(before.get(key)) != json.dumps(after.get(key))
     }
     fixed = {key: pair for key, pair in changed.items() if key.startswith(_FIXED) and key not in _FREE}
+    if not set(TRAINED) & set(fixed.get("data.tokenizer", TRAINED)):
+        del fixed["data.tokenizer"]  # another path: `check_same_corpus` compares what lies there
     return fixed, {key: pair for key, pair in changed.items() if key not in fixed}
 
 
@@ -61,6 +70,11 @@ def check_workdir(workdir: epath.Path, config: Any, log: Callable[[str], None]) 
         OSError: the directory cannot be written to.
     """
     path = workdir / "config.json"
+    if (workdir / IMPORTED).exists():
+        raise ValueError(
+            f"--workdir={workdir} holds an imported model; train it with --config.init_from={workdir} and a --workdir "
+            "of the run's own"
+        )
     if path.exists():
         fixed, free = config_difference(load_config(path), config)
         if fixed:
@@ -158,15 +172,21 @@ def corpus_facts(corpus: Corpus) -> dict[str, Any]:
 
 
 def write_run(workdir: epath.Path, config: Any, corpus: Corpus) -> None:
-    """Writes config.json, tokenizer.model and corpus.json; the first tells that a run is here."""
+    """Writes config.json, the tokenizer and corpus.json; the first tells that a run is here."""
     replace_file(workdir / "config.json", (json.dumps(config.to_dict(), indent=2) + "\n").encode())
-    replace_file(workdir / "tokenizer.model", corpus.tokenizer.model)
+    write_tokenizer(workdir, corpus.tokenizer)
     replace_file(workdir / "corpus.json", (json.dumps(corpus_facts(corpus), indent=2) + "\n").encode())
 
 
 def read_tokenizer(workdir: epath.Path) -> Tokenizer:
     """The tokenizer of a run."""
-    return Tokenizer((workdir / "tokenizer.model").read_bytes())
+    return load_tokenizer(workdir)
+
+
+def write_tokenizer(workdir: epath.Path, tokenizer: Tokenizer) -> None:
+    """Writes the files that `read_tokenizer` reads."""
+    for name, content in tokenizer.files.items():
+        replace_file(workdir / name, content)
 
 
 def replace_file(path: epath.Path, content: bytes) -> None:
