@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from safetensors.numpy import load_file
-from train.exchange import Source, import_tensors, open_source
-from train.export import export_tensors
 
 from configs import base
 from model import Transformer, TransformerConfig, generate
 from tests.reference.weights import INPUTS, NUM_GENERATED, generator
+from train.exchange import Source, import_tensors, open_source
+from train.export import export_tensors
 
 # What a tiny test waits for is the compiler, most of all for fused loops of its own, which CPUs can do without.
 OPTIONS: dict[str, Any] = {"xla_backend_optimization_level": 0}
@@ -58,7 +58,8 @@ def load(directory: Path) -> Imported:
 def export(imported: Imported, params: Any, directory: Path) -> dict[str, np.ndarray]:
     """Writes parameters as `transformers` would; gradients count as such, too. Returns the tensors in the file."""
     params = jax.tree.map(np.asarray, params)  # the way of device arrays is compiled for each shape
-    export_tensors(params, imported.source.core, imported.source.family, directory)
+    ids = {key: value for key, value in imported.source.config.items() if key.endswith("_token_id")}  # as train.convert
+    export_tensors(params, imported.source.core, imported.source.family, directory, extra=ids)
     return load_file(directory / "model.safetensors")
 
 
