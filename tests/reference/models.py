@@ -102,13 +102,8 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
-YARN_ROPE = {
-    "rope_type": "yarn",
-    "rope_theta": 10000.0,
-    "factor": 4.0,
-    "beta_fast": 4.0,
-    "beta_slow": 1.0,
-    "original_max_position_embeddings": 64,
+YARN_ROPE = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "beta_fast": 4.0, "beta_slow": 1.0} | {
+    "original_max_position_embeddings": 64
 }
 LONG_ROPE = {
     "rope_type": "longrope",
@@ -122,10 +117,7 @@ GEMMA3_ROPE = {
     "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 100000.0},
     "sliding_attention": {"rope_type": "default", "rope_theta": 1000.0},
 }
-MODERNBERT_ROPE = {
-    "full_attention": {"rope_type": "default", "rope_theta": 16000.0},
-    "sliding_attention": {"rope_type": "default", "rope_theta": 1000.0},
-}
+MODERNBERT_ROPE = GEMMA3_ROPE | {"full_attention": {"rope_type": "default", "rope_theta": 16000.0}}
 
 
 def causal(model_type: str, architecture: str, *, long_rows: int = 0, **config) -> Reference:

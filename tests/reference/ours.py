@@ -15,15 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from safetensors.numpy import load_file
-from train.exchange import Source, import_tensors, open_source
-from train.export import export_tensors
 
 from configs import base
 from model import Transformer, TransformerConfig, generate
 from tests.reference.weights import INPUTS, NUM_GENERATED, generator
+from train.exchange import Source, import_tensors, open_source
+from train.export import export_tensors
 
-# What a tiny test waits for is the compiler.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+# What a tiny test waits for is the compiler, most of all for fused loops of its own, which CPUs can do without.
+OPTIONS: dict[str, Any] = {"xla_backend_optimization_level": 0}
+if jax.__version_info__ < (0, 11):  # the option is gone there
+    OPTIONS["xla_cpu_use_fusion_emitters"] = False
+jit = functools.partial(jax.jit, compiler_options=OPTIONS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +57,9 @@ def load(directory: Path) -> Imported:
 
 def export(imported: Imported, params: Any, directory: Path) -> dict[str, np.ndarray]:
     """Writes parameters as `transformers` would; gradients count as such, too. Returns the tensors in the file."""
-    export_tensors(params, imported.source.core, imported.source.family, directory)
+    params = jax.tree.map(np.asarray, params)  # the way of device arrays is compiled for each shape
+    ids = {key: value for key, value in imported.source.config.items() if key.endswith("_token_id")}  # as train.convert
+    export_tensors(params, imported.source.core, imported.source.family, directory, extra=ids)
     return load_file(directory / "model.safetensors")
 
 
@@ -75,24 +80,17 @@ def gradients_on_disk(imported: Imported, gradients: Any) -> dict[str, np.ndarra
 
 def continue_greedily(imported: Imported, prompts: np.ndarray) -> np.ndarray:
     """The most likely tokens after each prompt; an encoder-decoder reads the prompt and begins with its first token."""
-    lengths = np.full(len(prompts), prompts.shape[1], np.int32)
     memory = {}
     if imported.model.config.encoder is not None:
-        start = imported.source.config["decoder_start_token_id"]
-        memory = {"encoder_tokens_BS": jnp.asarray(prompts)}
-        prompts, lengths = np.full((len(prompts), 1), start, np.int32), np.ones(len(prompts), np.int32)
-    return np.asarray(
-        generate(
-            imported.model,
-            imported.params,
-            jnp.asarray(prompts),
-            jnp.asarray(lengths),
-            jax.random.key(0),
-            max_tokens=NUM_GENERATED,
-            temperature=0.0,
-            **memory,
-        )
-    )
+        memory = {"encoder_tokens_BS": prompts}
+        prompts = np.full((len(prompts), 1), imported.source.config["decoder_start_token_id"], np.int32)
+    return np.asarray(_continue(imported.model, imported.params, prompts, memory))
+
+
+@functools.partial(jit, static_argnums=0)
+def _continue(model: Transformer, params: Any, prompts: Any, memory: dict[str, Any]) -> Any:
+    lengths, key = jnp.full(prompts.shape[0], prompts.shape[1], jnp.int32), jax.random.key(0)
+    return generate(model, params, prompts, lengths, key, max_tokens=NUM_GENERATED, temperature=0.0, **memory)
 
 
 @functools.partial(jit, static_argnums=(0, 1))
