@@ -66,7 +66,7 @@ def make_config(case: dict[str, Any]) -> Any:
     config.model.update(num_layers=4, d_model=32, num_heads=8, num_kv_heads=8, d_mlp=48, dropout=0.1, bias="all")
     config.model.update(norm="layernorm", activation="swiglu", qk_norm="head", tie_embeddings=False, vocab_multiple=64)
     config.data.update(vocab_size=300, seq_len=32, batch_size=16)
-    config.optimizer.update(clip_norm=0.0, eps=1e-2, learning_rate=0.03, warmup_steps=0)
+    config.optimizer.update(clip_norm=0.0, eps=1e-2, learning_rate=0.01, warmup_steps=0)
     if "expert" in case:
         config.model.update(num_experts=8, experts_per_token=2, expert_capacity=case.get("capacity", 0.0))
     if case.get("stage") == 8:

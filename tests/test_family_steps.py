@@ -25,7 +25,8 @@ from train import init_state, make_train_step, objective
 
 NUM_STEPS = 20
 # Relative; float32 sums in another order, which twenty updates carry on.
-LOSS_BOUND = 1e-5
+LOSS_BOUND = {"t5": 1e-4, "t5_v1_1": 1e-4}  # no scale in the attention: nearly hard choices, which magnify rounding
+OTHERS_BOUND = 1e-5
 MASK = 2
 
 
@@ -90,5 +91,5 @@ def test_twenty_steps_under_fsdp_and_tensor_equal_one_device(
         config.mesh.replaced_rules = "kv_heads="
     alone = losses(config, core, one_device())
     divided = losses(config, core, make_mesh(MeshConfig(data=1, fsdp=2, tensor=2), devices=jax.devices()[:4]))
-    np.testing.assert_allclose(divided, alone, rtol=LOSS_BOUND)
+    np.testing.assert_allclose(divided, alone, rtol=LOSS_BOUND.get(reference, OTHERS_BOUND))
     assert np.mean(alone[-5:]) < np.mean(alone[:5])

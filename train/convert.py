@@ -73,7 +73,7 @@ def import_model(directory: Path, argv: list[str]) -> None:
         _adopt_core(config, source.core)
         config.name = directory.resolve().name
         if tokenizer is not None:
-            config.data.tokenizer = str(workdir)
+            config.data.tokenizer = str(directory)
 
     set_up(config.compile_cache)
     start(config.distributed)
@@ -96,6 +96,8 @@ def import_model(directory: Path, argv: list[str]) -> None:
     checkpoints.save(0, params=params)
     checkpoints.close()
     if jax.process_index() == 0:  # the last: it tells that the model is here
+        if tokenizer is not None:
+            config.data.tokenizer = str(workdir if "://" in str(workdir) else Path(workdir).resolve())
         replace_file(workdir / "config.json", (json.dumps(config.to_dict(), indent=2) + "\n").encode())
         size = sum(leaf.size for leaf in jax.tree.leaves(params))
         print(f"{workdir}: {source.family.model_type}, {size:,} parameters", file=sys.stderr)
@@ -170,9 +172,9 @@ def _tokenizer_of(workdir: epath.Path) -> Any:
         return None
 
 
-def _token_ids(tokenizer: Any) -> dict[str, int]:
-    if tokenizer is None:
-        return {}
+def _token_ids(tokenizer: Any) -> dict[str, int | None]:
+    if tokenizer is None:  # the defaults of transformers may lie beyond the vocabulary
+        return {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     return {f"{name}_token_id": getattr(tokenizer, f"{name}_id") for name in ("bos", "eos", "pad")}
 
 

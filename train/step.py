@@ -54,9 +54,9 @@ def make_train_step(config: Any, mesh: Mesh, *, on_trace: Callable[[], None] = l
     else:
         sum_grads = make_grad_fn(config, mesh, model, objective)
     rules = rules_of(config)
-    # Within a pipeline, the ring and the exchange of experts map over "stage", which XLA (jax 0.11.2) aborts on within a
-    # map over "data": it wants manual axes in the mesh's order. There the gradients are added up in every microbatch.
-    maps_stages = mesh.shape["stage"] > 1 and max(mesh.shape["context"], mesh.shape["expert"]) > 1
+    # Within a pipeline, attention over a divided length maps over "stage", on which XLA (jax 0.11.2) aborts within a
+    # map over "data": it wants manual axes in the mesh's order. There gradients are added up in every microbatch.
+    maps_stages = mesh.shape["stage"] > 1 and mesh.shape["context"] > 1
     if mesh.shape["data"] > 1 and count > 1 and not divides_parameters(rules, "data") and not maps_stages:
         sum_grads = sum_over_replicas(sum_grads, rules)
 
