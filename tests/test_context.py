@@ -138,12 +138,14 @@ def test_in_bfloat16_the_error_is_that_of_the_plain_form(form: str):
     assert relative(divided(form, 4, arrays), exact) < 1.5 * rounding < 0.01
 
 
+@pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("form", FORMS)
-def test_a_changed_document_leaves_the_others_as_they_are(form: str):
+def test_a_changed_document_leaves_the_others_as_they_are(form: str, causal: bool):
     arrays = random_arrays(4, jnp.float32)
     changed = (packed_rows()[0] == 1)[:, :, None, None]
     others = [jnp.where(changed, 7.0 - x, x) for x in arrays]
-    for one, other in zip(divided(form, 4, arrays), divided(form, 4, others), strict=True):
+    results = (divided(form, 4, qkvd, causal=causal) for qkvd in (arrays, others))
+    for one, other in zip(*results, strict=True):
         np.testing.assert_array_equal(np.where(changed, 0, one), np.where(changed, 0, other))
         assert (one != other).any()
 

@@ -19,33 +19,14 @@ from train import fit
 from train.metrics import read_metrics
 
 WORDS = "the model sees tokens and learns which of them comes next in a row of many words end ."
-    "the",
-    "model",
-    "sees",
-    "tokens",
-    "and",
-    "learns",
-    "which",
-    "of",
-    "them",
-    "comes",
-    "next",
-    "in",
-    "a",
-    "row",
-    "of",
-    "many",
-    "words",
-    "end",
-    ".",
-]
 
 
 @pytest.fixture
 def llama(tmp_path: Path) -> Path:
     """A tiny Llama in Hugging Face's format, with a tokenizer of words."""
     directory = write_directory("llama", tmp_path / "llama")
-    vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2} | {word: i + 3 for i, word in enumerate(dict.fromkeys(WORDS.split()))}
+    words = dict.fromkeys(["<unk>", "<s>", "</s>", *WORDS.split()])
+    vocabulary = {word: i for i, word in enumerate(words)}
     tokenizer: Any = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])

@@ -233,8 +233,8 @@ def test_a_row_that_sees_nothing_has_finite_output_and_gradients():
     np.testing.assert_array_equal(grads[0], 0.0)  # nothing to see, nothing to learn from
 
 
-def test_a_changed_document_leaves_its_neighbour_bit_identical():
-    case = CASES["packed"]
+@pytest.mark.parametrize("case", [CASES["packed"], CASES["both ways"], CASES["relative"]])
+def test_a_changed_document_leaves_its_neighbour_bit_identical(case: Case):
     qkv, positions, segments = inputs(case)
     first = segments == 1
     changed = [np.where(first[:, :, None, None], 1e3 * x, x) for x in qkv]
