@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import sentencepiece
-import tokenizers
 
 from .tokenizer import files_sha256, piece_bytes
 
@@ -60,7 +59,7 @@ class HuggingFaceTokenizer:
     vocab_size: int
 
     @functools.cached_property
-    def _engine(self) -> tokenizers.Tokenizer:
+    def _engine(self) -> Any:
         return _engine_of(self.files[JSON_FILE])
 
     @property
@@ -212,7 +211,13 @@ def sentencepiece_tokenizer(files: Mapping[str, bytes]) -> SentencePieceTokenize
     return SentencePieceTokenizer(files=files, vocab_size=size, **_special_ids(id_of))
 
 
-def _engine_of(content: bytes) -> tokenizers.Tokenizer:
+def _engine_of(content: bytes) -> Any:
+    try:
+        import tokenizers  # of the extra "exchange", which those who train their own tokenizer need not have
+    except ImportError:
+        raise ValueError(
+            "tokenizer.json takes the package tokenizers, which make train EXTRAS=dev,exchange installs"
+        ) from None
     try:
         engine = tokenizers.Tokenizer.from_str(content.decode())
     except Exception as error:  # the library raises nothing narrower

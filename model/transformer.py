@@ -4,6 +4,7 @@ Letters: B batch, T query length, S key length or cache slots, D model, V vocab,
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -203,35 +204,11 @@ class Transformer(nn.Module):
                 cached=cache.length,
             )
             caches = (cache.layers, None if cache.memory is None else cache.memory.layers)
-        stacks = [(f"{prefix}layers", c.num_dense_layers, c.num_layers, bool(c.num_experts))]
-        if c.num_dense_layers:
-            stacks.insert(0, (f"{prefix}dense_layers", 0, c.num_dense_layers, False))
         filled: list[Any] = []
-        for name, first, last, has_experts in stacks:
-
-            def layer(window: int, params: Any, x_BTD: Array, per_layer: Any, has_experts=has_experts) -> Any:
-                caches, number = per_layer
-                keys = None if keys_BT is None else fold_in(keys_BT, 1 + number)  # 0 is the embedding
-                block = self._block(c, window, has_experts, memory)
-                x_BTD, *more = block.apply(
-                    {"params": params}, x_BTD, place, number=number, caches=caches, memory=memory, dropout_keys_BT=keys
-                )  # pyright: ignore[reportAssignmentType]
-                return x_BTD, tuple(more)
-
-            init = functools.partial(self._init_layers, c, last - first, has_experts, memory is not None)
-            windows = c.window_of_layers[first:last][: max(1, len(c.layer_pattern))]
-            per_layer = jax.tree.map(lambda leaf, first=first, last=last: leaf[first:last], caches)
-            x_BTD, (per_layer, sums) = self.stack_fn(
-                tuple(functools.partial(layer, window) for window in windows),
-                self.param(name, init),
-                x_BTD,
-                (per_layer, jnp.arange(first, last)),
-                name,
-            )
-            filled.append(per_layer)
-            if not self.is_initializing():
-                for key, sums_L in sums.items():
-                    self.sow("aux", key, jnp.sum(sums_L), init_fn=lambda: jnp.zeros(()), reduce_fn=jnp.add)
+        for first, last in itertools.pairwise(sorted({0, c.num_dense_layers, c.num_layers})):
+            of_stack = jax.tree.map(lambda leaf, first=first, last=last: leaf[first:last], caches)
+            x_BTD, of_stack = self._stack(c, prefix, first, last, x_BTD, place, memory, of_stack, keys_BT)
+            filled.append(of_stack)
         if cache is None:
             return x_BTD, None
         layers, memory_layers = jax.tree.map(lambda *parts: jnp.concatenate(parts), *filled)
@@ -247,6 +224,41 @@ class Transformer(nn.Module):
             length=cache.length + x_BTD.shape[1],
             memory=kept,
         )
+
+    def _stack(
+        self,
+        c: TransformerConfig,
+        prefix: str,
+        first: int,
+        last: int,
+        x_BTD: Array,
+        place: Place,
+        memory: Memory | None,
+        caches: Any,
+        keys_BT: Array | None,
+    ) -> tuple[Array, Any]:
+        """Runs layers of one shape; their parameters are those of a Block, each with a leading layer dim."""
+        has_experts = bool(c.num_experts) and first >= c.num_dense_layers
+        name = f"{prefix}layers" if last > c.num_dense_layers else f"{prefix}dense_layers"
+
+        def layer(window: int, params: Any, x_BTD: Array, per_layer: Any) -> Any:
+            caches, number = per_layer
+            keys = None if keys_BT is None else fold_in(keys_BT, 1 + number)  # 0 is the embedding
+            block = self._block(c, window, has_experts, memory)
+            x_BTD, *more = block.apply(
+                {"params": params}, x_BTD, place, number=number, caches=caches, memory=memory, dropout_keys_BT=keys
+            )  # pyright: ignore[reportAssignmentType]
+            return x_BTD, tuple(more)
+
+        init = functools.partial(self._init_layers, c, last - first, has_experts, memory is not None)
+        windows = c.window_of_layers[first:last][: max(1, len(c.layer_pattern))]
+        layer_fns = tuple(functools.partial(layer, window) for window in windows)
+        per_layer = (caches, jnp.arange(first, last))
+        x_BTD, (caches, sums) = self.stack_fn(layer_fns, self.param(name, init), x_BTD, per_layer, name)
+        if not self.is_initializing():
+            for key, sums_L in sums.items():
+                self.sow("aux", key, jnp.sum(sums_L), init_fn=lambda: jnp.zeros(()), reduce_fn=jnp.add)
+        return x_BTD, caches
 
     def _block(self, c: TransformerConfig, window: int, has_experts: bool, memory: Memory | None) -> nn.Module:
         if c.block == "lstm":

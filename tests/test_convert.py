@@ -1,6 +1,7 @@
 """train.convert as a user calls it: in, evaluated, continued, fine-tuned, out again."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,28 @@ def test_a_run_is_exported_as_the_family_that_says_it(config: ConfigDict, tmp_pa
     with pytest.raises(ValueError, match=r"gpt2 has no name for layers/mlp/w_gate"):
         convert("export", tmp_path / "other", tmp_path / "run", "--family=gpt2")
     assert not (tmp_path / "other").exists()
+
+
+def test_an_encoder_goes_in_and_out_but_does_not_predict_the_next_token(config: ConfigDict, tmp_path: Path):
+    bert = write_directory("bert", tmp_path / "bert")
+    convert("import", bert, tmp_path / "imported")
+    convert("export", tmp_path / "out", tmp_path / "imported")
+    before, after = (load_file(directory / "model.safetensors") for directory in (bert, tmp_path / "out"))
+    assert all(before[name].tobytes() == after[name].tobytes() for name in before)
+    for run in (
+        lambda: fit(config, tmp_path / "run"),
+        lambda: command("evaluate")([f"--workdir={tmp_path / 'imported'}"]),
+        lambda: command("generate")([f"--workdir={tmp_path / 'imported'}", "--prompt=the"]),
+    ):
+        config.init_from = str(tmp_path / "imported")
+        with pytest.raises(ValueError, match=r"causal_lm' .* config.model.architecture='encoder'"):
+            run()
+
+
+def test_without_the_extra_other_tokenizers_still_work(llama: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(ValueError, match=r"tokenizer.json takes the package tokenizers"):
+        load_tokenizer(llama)
 
 
 def test_what_cannot_be_converted_is_named_and_nothing_is_written(

@@ -72,8 +72,7 @@ def import_model(directory: Path, argv: list[str]) -> None:
     with config.unlocked():
         _adopt_core(config, source.core)
         config.name = directory.resolve().name
-        if tokenizer is not None:
-            config.data.tokenizer = str(directory)
+        config.data.tokenizer = str(directory)
 
     set_up(config.compile_cache)
     start(config.distributed)
@@ -88,16 +87,15 @@ def import_model(directory: Path, argv: list[str]) -> None:
         "dtype": source.dtype,
         "token_ids": {key: value for key, value in source.config.items() if key.endswith("_token_id")},
     }
-    if jax.process_index() == 0:
-        replace_file(workdir / IMPORTED, (json.dumps(facts, indent=2) + "\n").encode())
-        if tokenizer is not None:
-            write_tokenizer(workdir, tokenizer)
     checkpoints = Checkpoints(workdir)
     checkpoints.save(0, params=params)
     checkpoints.close()
-    if jax.process_index() == 0:  # the last: it tells that the model is here
+    if jax.process_index() == 0:
         if tokenizer is not None:
-            config.data.tokenizer = str(workdir if "://" in str(workdir) else Path(workdir).resolve())
+            write_tokenizer(workdir, tokenizer)
+        replace_file(workdir / IMPORTED, (json.dumps(facts, indent=2) + "\n").encode())
+        # The last: it tells that the model is here.
+        config.data.tokenizer = str(workdir if "://" in str(workdir) else Path(workdir).resolve())
         replace_file(workdir / "config.json", (json.dumps(config.to_dict(), indent=2) + "\n").encode())
         size = sum(leaf.size for leaf in jax.tree.leaves(params))
         print(f"{workdir}: {source.family.model_type}, {size:,} parameters", file=sys.stderr)

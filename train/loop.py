@@ -21,6 +21,7 @@ from .evaluation import evaluate, make_eval_step
 from .initial import adopt, first_state
 from .interrupt import Interrupt
 from .metrics import Recorder, peak_flops
+from .objective import check_objective
 from .runtime import set_up
 from .samples import check_prompts, continue_prompts
 from .state import TrainState, abstract_state, restore_state, save_state
@@ -72,6 +73,7 @@ def fit(config: Any, workdir: str | os.PathLike[str]) -> Result:
     mesh = make_mesh(config.mesh)
     writes = jax.process_index() == 0
     preflight(config, mesh)
+    check_objective(config)
     target = abstract_state(config, mesh)
     check_workdir(workdir, config, _log)
     checkpoint_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(target))

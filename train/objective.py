@@ -120,6 +120,22 @@ OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
 }
 
 
+def check_objective(config: Any) -> None:
+    """Checks that the config's data and objective suit its model.
+
+    Raises:
+        ValueError: they do not; it names the keys.
+    """
+    model = config.model
+    if model.architecture != "decoder" or model.image:
+        key = "image" if model.image else "architecture"
+        raise ValueError(
+            f"config.train.objective={config.train.objective!r} predicts the next token of a text, which a model with "
+            f"config.model.{key}={model[key]!r} sees already or never; use config.model.architecture='decoder' and "
+            "config.model.image=''"
+        )
+
+
 def make_objective(config: Any) -> Objective:
     """The objective of a config.
 
