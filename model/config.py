@@ -173,7 +173,7 @@ class TransformerConfig:
                 raise ValueError(
                     f"config.model.{field}={getattr(self, field)!r} is not known; use one of {', '.join(legal)}"
                 )
-        for field in _CHOICES:
+        for field in CHOICES:
             self.choice(field)
         for field in (
             "num_layers",
@@ -261,7 +261,7 @@ class TransformerConfig:
 
     def choice(self, field: str) -> Choice:
         """The kind and options that a field such as "position" says."""
-        return parse_choice(f"config.model.{field}", getattr(self, field), _CHOICES[field])
+        return parse_choice(f"config.model.{field}", getattr(self, field), CHOICES[field])
 
     @functools.cached_property
     def is_causal(self) -> bool:
@@ -304,7 +304,7 @@ class TransformerConfig:
         return self.d_expert or self.d_mlp
 
 
-_CHOICES = {
+CHOICES = {
     "architecture": ARCHITECTURES,
     "position": POSITIONS,
     "rope_scaling": SCALINGS,

@@ -74,6 +74,8 @@ def test_an_imported_model_is_evaluated_and_continues_a_text(
     figures = json.loads(capsys.readouterr().out)
     assert figures["step"] == 0
     assert 0 < figures["loss"] < 20
+    command("inspect")([f"--workdir={imported}"])
+    assert json.loads(capsys.readouterr().out)["num_params"] > 40_000
     command("generate")([f"--workdir={imported}", "--prompt", "the model", "--config.sample.max_tokens=4"])
     assert capsys.readouterr().out.startswith("the model")
 

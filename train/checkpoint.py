@@ -64,9 +64,18 @@ class Checkpoints:
 
         Returns:
             The trees with arrays placed as asked, by name.
+
+        Raises:
+            ValueError: the checkpoint does not have one of the items.
         """
         args = ocp.args.Composite(**{name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()})
-        restored: Any = self._manager.restore(step, args=args)
+        try:
+            restored: Any = self._manager.restore(step, args=args)
+        except KeyError as error:
+            raise ValueError(
+                f"--workdir={self._workdir}: the checkpoint of step {step} has no {' and '.join(abstract)}: it is of "
+                "an imported model or of an older version; use another --workdir"
+            ) from error
         return {name: restored[name] for name in abstract}
 
     def wait(self) -> None:

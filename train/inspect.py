@@ -12,7 +12,8 @@ from data.command_line import read_command_line, run_main
 from parallel import MeshConfig, check_platform, make_mesh, to_host
 
 from .optimizer import parameter_name
-from .restore import restore_run
+from .restore import read_params, restore_run
+from .workdir import IMPORTED
 
 
 def tree_sha256(tree: Any) -> str:
@@ -28,21 +29,26 @@ def describe(config: Any, workdir: epath.Path) -> dict[str, Any]:
     """Step, tree, hashes, data position and config of the newest checkpoint, read onto one device."""
     check_platform("cpu")  # the accelerator may be busy with the run itself
     mesh = make_mesh(MeshConfig(data=1, allow_idle=True))
-    state = restore_run(config, workdir, mesh)
-    step = int(state.step)
 
     def tree(part: Any) -> dict[str, str]:
         leaves = jax.tree_util.tree_leaves_with_path(part)
         return {parameter_name(path): f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]" for path, leaf in leaves}
 
+    training: dict[str, Any] = {}
+    if (workdir / IMPORTED).exists():  # there are parameters alone
+        params, step = read_params(config, workdir, mesh)
+    else:
+        state = restore_run(config, workdir, mesh)
+        params, step = state.params, int(state.step)
+        training = {"opt_state_sha256": tree_sha256(state.opt_state), "opt_state": tree(state.opt_state)}
+
     return {
         "step": step,
         "data_position": {"seed": config.seed, "next_example": step * config.data.batch_size},
-        "params_sha256": tree_sha256(state.params),
-        "opt_state_sha256": tree_sha256(state.opt_state),
-        "num_params": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-        "params": tree(state.params),
-        "opt_state": tree(state.opt_state),
+        "params_sha256": tree_sha256(params),
+        "num_params": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "params": tree(params),
+        **training,
         "config": config.to_dict(),
     }
 

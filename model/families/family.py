@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from ..config import CHOICES
+
 Config = dict[str, Any]
 
 # The core's fields where nothing is said: what a plain pre-norm decoder has.
@@ -39,24 +41,13 @@ NEUTRAL: Config = {
     "router": "softmax",
     "balance_bias_rate": 0.0,
 }
-# Options of fields written "kind,option=value" that may be left out.
+# Options of fields written "kind,option=value" that may be left out; those of one name have one default.
 OPTIONS: Config = {
-    "encoder_layers": 0,
-    "fraction": 1.0,
-    "local_theta": 0.0,
-    "offset": 0,
-    "buckets": 32,
-    "distance": 128,
-    "query": 0,
-    "channels": 3,
-    "normalize": 1,
-    "groups": 1,
-    "top_groups": 1,
-    "low": 1.0,
-    "high": 4.0,
-    "fast": 32.0,
-    "slow": 1.0,
-    "scale": 1.0,
+    name: default
+    for kinds in CHOICES.values()
+    for options_of_kind in kinds.values()
+    for name, default in options_of_kind.items()
+    if not isinstance(default, type)
 }
 UNGATED = {
     "gelu_pytorch_tanh": "gelu",
