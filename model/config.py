@@ -219,10 +219,11 @@ class TransformerConfig:
                     f"config.model.{key}={size} must be even for config.model.position={self.position!r}, as must be "
                     f"the part that turns; use {size + size % 2} and a fraction above 0 and at most 1"
                 )
-        if latent.kind and (position.kind != "rope" or self.num_kv_heads != self.num_heads):
+        if latent.kind and (position.kind != "rope" or self.num_kv_heads != self.num_heads or self.encoder):
             raise ValueError(
                 f"config.model.latent_attention={self.latent_attention!r} needs config.model.position='rope', not "
-                f"{self.position!r}, and config.model.num_kv_heads={self.num_heads}, not {self.num_kv_heads}"
+                f"{self.position!r}, config.model.num_kv_heads={self.num_heads}, not {self.num_kv_heads}, and one "
+                f"stack of layers, not config.model.architecture={self.architecture!r}"
             )
 
     def _check_layers(self) -> None:

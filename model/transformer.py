@@ -274,9 +274,11 @@ class Transformer(nn.Module):
         place, memory = Place(zeros, zeros, zeros, zeros), Memory(x, zeros, zeros) if has_memory else None
         block = Block(c, attention, has_experts=has_experts, has_memory=has_memory, parent=None)
         block = LSTMBlock(c, parent=None) if c.block == "lstm" else block
+        axis = "dense_layers" if c.num_experts and not has_experts else "layers"
         init = jax.vmap(lambda key: block.init(key, x, place, number=1, memory=memory)["params"])
         return jax.tree.map(
-            lambda box: box.add_axis(0, {nn.PARTITION_NAME: "layers"}),
+            # A pipeline's stages divide the layers; the dense ones are computed before the first of them.
+            lambda box: box.add_axis(0, {nn.PARTITION_NAME: axis}),
             init(jax.random.split(key, num_layers)),
             is_leaf=lambda leaf: isinstance(leaf, meta.AxisMetadata),
         )

@@ -22,6 +22,7 @@ BATCH_AXES = ("data", "fsdp", "expert")
 # "/moment" says where the gradients or the optimizer's moments differ from their parameter.
 _COMMON: Rules = (
     ("layers", ("stage",)),
+    ("dense_layers", ()),
     ("vocab", ("tensor", "stage")),
     ("heads", ("tensor",)),
     ("kv_heads", ("tensor",)),

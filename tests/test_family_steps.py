@@ -65,10 +65,10 @@ def batch_for(core: dict[str, Any], batch: dict[str, np.ndarray], step: int) -> 
     return batch
 
 
-def losses(config: ConfigDict, core: dict[str, Any], mesh: Mesh) -> list[float]:
+def losses(config: ConfigDict, core: dict[str, Any], mesh: Mesh, num_steps: int = NUM_STEPS) -> list[float]:
     state, step = init_state(config, mesh), make_train_step(config, mesh)
     found = []
-    for i, batch in zip(range(NUM_STEPS), make_batches(config.data, seed=0), strict=False):
+    for i, batch in zip(range(num_steps), make_batches(config.data, seed=0), strict=False):
         state, metrics = step(state, shard_batch(batch_for(core, batch, i), mesh))
         found.append(float(metrics["loss"]))
     return found
@@ -93,3 +93,18 @@ def test_twenty_steps_under_fsdp_and_tensor_equal_one_device(
     divided = losses(config, core, make_mesh(MeshConfig(data=1, fsdp=2, tensor=2), devices=jax.devices()[:4]))
     np.testing.assert_allclose(divided, alone, rtol=LOSS_BOUND.get(reference, OTHERS_BOUND))
     assert np.mean(alone[-5:]) < np.mean(alone[:5])
+
+
+@pytest.mark.parametrize("reference", ["gemma2", "deepseek_v3"])
+def test_stages_hold_layers_of_every_kind(config: ConfigDict, reference: str):
+    """Windows that alternate, and dense layers before those with experts, which every stage computes."""
+    core = core_of(reference)
+    config.model.update({name: value for name, value in core.items() if name not in ("vocab_size", "dtype")})
+    if reference == "gemma2":
+        config.model.update(num_layers=4, layer_pattern="LG")
+    config.model.update(dropout=0.1, vocab_multiple=64)
+    config.optimizer.update(clip_norm=0.0, eps=1e-2, learning_rate=0.01)
+    config.train.microbatch_rows = 2
+    alone = losses(config, core, one_device(), num_steps=4)
+    divided = losses(config, core, make_mesh(MeshConfig(data=1, stage=2), devices=jax.devices()[:2]), num_steps=4)
+    np.testing.assert_allclose(divided, alone, rtol=1e-6)
