@@ -33,7 +33,6 @@ _COMMON: Rules = (
     ("latent", ()),
     ("gates", ()),
     ("classes", ()),
-    ("patch", ()),
     ("token_types", ()),
     ("buckets", ()),
     ("norm", ()),

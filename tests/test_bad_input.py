@@ -28,7 +28,7 @@ def snapshot(directory: Path) -> dict[str, bytes]:
 @pytest.fixture
 def nothing_compiles(monkeypatch: pytest.MonkeyPatch):
     """Fails the test when anything is initialised or compiled."""
-    for name in ("init_state", "make_train_step", "make_eval_step"):
+    for name in ("first_state", "make_train_step", "make_eval_step"):
         monkeypatch.setattr(train.loop, name, lambda *args, **kwargs: pytest.fail("compiled before the check"))
 
 

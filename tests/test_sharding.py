@@ -64,6 +64,7 @@ jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_lev
 def test_the_default_rules():
     assert dict(make_rules()) == {
         "layers": ("stage",),
+        "dense_layers": (),
         "embed": ("fsdp",),
         "vocab": ("tensor", "stage"),
         "heads": ("tensor",),
@@ -71,7 +72,7 @@ def test_the_default_rules():
         "head_dim": (),
         "mlp": ("tensor",),
         "experts": ("expert",),
-        "router_experts": (),
+        **dict.fromkeys(("router_experts", "latent", "gates", "classes", "token_types", "buckets"), ()),
         "norm": (),
         "length_table": (),
         "batch": ("data", "fsdp", "expert"),
@@ -94,7 +95,11 @@ def test_single_rules_can_be_replaced():
     ("preset", "replaced", "said"),
     [
         ("fast", "", ["config.mesh.rules='fast'", "use one of zero1, zero2, zero3"]),
-        ("zero3", "width=fsdp", ["config.mesh.replaced_rules", "'width' is no logical axis", "embed, layers, vocab"]),
+        (
+            "zero3",
+            "width=fsdp",
+            ["config.mesh.replaced_rules", "'width' is no logical axis", "embed, layers, dense_layers, vocab"],
+        ),
         ("zero3", "embed=model", ["config.mesh.replaced_rules", "'model' is no mesh axis", "'fsdp'"]),
         ("zero3", "vocab", ["config.mesh.replaced_rules", "'vocab'", "="]),
     ],

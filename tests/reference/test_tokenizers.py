@@ -12,11 +12,13 @@ from data.tokenizer_export import save_pretrained_tokenizer
 from ..test_foreign_tokenizers import SENTENCES, byte_level, sentence_piece, word_piece, write
 from ..test_tokenizer import NASTY, TEXTS, random_texts
 
-transformers = pytest.importorskip("transformers", reason="needs the extra [reference]")
+pytestmark = pytest.mark.reference
 
 
 def read(directory: Path) -> Any:
     """As a user of `transformers` reads them."""
+    import transformers  # pyright: ignore[reportMissingImports]
+
     return transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
 
 
