@@ -374,7 +374,9 @@ def test_experts_stay_on_their_devices(moe_config: ConfigDict, capacity: float, 
     batch = shard_batch(padded_batch(moe_config), mesh)
     lower = on_mesh(step.__wrapped__.lower, mesh, rules_of(moe_config))  # pyright: ignore[reportFunctionMemberAccess]
     text = lower(abstract_state(moe_config, mesh), batch).compile().as_text()
-    lines = [line for line in text.splitlines() if "replica_groups={{0},{1}" not in line]  # sums of one device each
+    # Sums of one device each, as jax 0.10 and 0.11 write them.
+    alone = ("replica_groups={{0},{1}", "{'stage','data','fsdp','context','tensor'}")
+    lines = [line for line in text.splitlines() if not any(groups in line for groups in alone)]
     kind = r"= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)\("
     moved = re.findall(kind, "\n".join(lines))
     assert {kind for _, kind in moved} == kinds
