@@ -76,6 +76,7 @@ def get_config() -> ConfigDict:
     data.dir = "~/.cache/palmette/data"  # prepared corpora are kept here
     data.valid_fraction = 0.05  # share of documents held out, by the SHA-1 of their names
     data.chunk_bytes = 0  # cut documents into pieces of at most this size at line ends; 0: never
+    data.task = "causal_lm"  # what is learned from it: causal_lm
     data.invalid_utf8 = "skip"  # skip (and count) or error
     data.tokenizer = "bpe"  # bpe or unigram, or the path of a tokenizer.json, a .model or a folder with one
     data.vocab_size = 4096  # token ids, the 4 special ones and 256 bytes included; a given tokenizer may have fewer
@@ -127,7 +128,7 @@ def get_config() -> ConfigDict:
     distributed.timeout_s = 180  # for the start, for barriers, and until a silent process counts as dead
 
     train = config.train = ConfigDict()
-    train.objective = "causal_lm"  # causal_lm
+    train.objective = "auto"  # auto: as data.task asks; or tokens
     train.steps = 1000  # updates of the whole run
     train.microbatch_rows = 0  # rows of a device in one pass; fewer than its share accumulates gradients; 0: all
     train.z_loss = 0.0  # weight of log(Z)^2, which keeps logits from drifting

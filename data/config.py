@@ -24,6 +24,7 @@ class DataConfig:
     dir: str
     valid_fraction: float
     chunk_bytes: int
+    task: str
     invalid_utf8: str
     tokenizer: str
     vocab_size: int

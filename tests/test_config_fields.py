@@ -182,6 +182,7 @@ FIELDS: dict[str, tuple[Any, Callable[..., str]]] = {
     "data.valid_fraction": (0.5, corpus),
     "data.chunk_bytes": (100, corpus),
     "data.invalid_utf8": ("error", corpus),
+    "data.task": ("causal_lm,x=1", error),
     "data.tokenizer": ("unigram", corpus),
     "data.vocab_size": (310, step_program),
     "data.tokenizer_bytes": (1000, corpus),

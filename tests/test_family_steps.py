@@ -86,7 +86,7 @@ def test_twenty_steps_under_fsdp_and_tensor_equal_one_device(
     config.model.vocab_multiple = 64
     config.optimizer.update(clip_norm=0.0, eps=1e-2, learning_rate=0.01)
     if core.get("image"):
-        monkeypatch.setitem(objective.OBJECTIVES, "causal_lm", lambda config: classify)
+        monkeypatch.setitem(objective.OBJECTIVES, "tokens", lambda config: classify)
     if core.get("num_kv_heads", 2) % 2:
         config.mesh.replaced_rules = "kv_heads="
     alone = losses(config, core, one_device())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from train.objective import causal_lm, cross_entropy, make_objective
+from train.objective import cross_entropy, make_objective, tokens
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(2, 3, 5)) * 4
@@ -51,8 +51,8 @@ def test_gradient_is_softmax_minus_one_hot():
     np.testing.assert_allclose(grad, softmax - np.eye(5)[TARGETS], atol=1e-6)
 
 
-def test_causal_lm_sums_over_weighted_targets():
-    loss, weight, sums = causal_lm(apply_fn, jnp.zeros(()), batch(), None, z_loss=0.0)
+def test_tokens_sums_over_weighted_targets():
+    loss, weight, sums = tokens(apply_fn, jnp.zeros(()), batch(), None, z_loss=0.0)
     expected = (reference_nll()[0] * WEIGHTS).sum()
     assert float(weight) == 4.0
     assert float(loss) == pytest.approx(expected, rel=1e-5)
@@ -60,13 +60,13 @@ def test_causal_lm_sums_over_weighted_targets():
 
 
 def test_z_loss_adds_the_squared_log_z_to_the_loss_alone():
-    loss, _, sums = causal_lm(apply_fn, jnp.zeros(()), batch(), None, z_loss=0.5)
+    loss, _, sums = tokens(apply_fn, jnp.zeros(()), batch(), None, z_loss=0.5)
     nll, log_z = reference_nll()
     assert float(loss) == pytest.approx(((nll + 0.5 * log_z**2) * WEIGHTS).sum(), rel=1e-5)
     assert float(sums["nll"]) == pytest.approx((nll * WEIGHTS).sum(), rel=1e-5)
 
 
 def test_unknown_objective_names_the_known(config: ConfigDict):
-    config.train.objective = "casual_lm"
-    with pytest.raises(ValueError, match=r"config\.train\.objective='casual_lm' is not known; use one of causal_lm"):
+    config.train.objective = "token"
+    with pytest.raises(ValueError, match=r"config\.train\.objective='token' is not known; use auto, or one of tokens"):
         make_objective(config)

@@ -11,7 +11,7 @@ from etils import epath
 from jax import Array
 from jax.sharding import Mesh
 
-from data import Corpus, DataConfig, Windows, make_batches, prepare
+from data import Corpus, DataConfig, make_batches, open_rows, prepare
 from model import count_params, forward_flops
 from parallel import check_platform, has_accelerator, in_turns, local_rows, make_mesh, shard_batch, start
 
@@ -167,7 +167,7 @@ def _check_corpus(config: Any, corpus: Corpus, workdir: epath.Path) -> None:
     """
     check_same_corpus(workdir, corpus)
     for split in ("train", "valid"):
-        Windows(corpus, split, DataConfig.of(config.data))
+        open_rows(DataConfig.of(config.data), corpus, split)
     if config.sample.prompts:
         check_prompts(config, corpus.tokenizer, config.sample.prompts)
 

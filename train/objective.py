@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from data import DataConfig, make_task
+
 # (apply_fn, params, batch, dropout keys or None) -> (sum of losses, sum of weights, sums of metrics); among the metrics
 # is "nll", the negative log-likelihood in nats, which evaluation reports.
 Objective = Callable[
@@ -49,7 +51,7 @@ MODEL_INPUTS = {
 }
 
 
-def causal_lm(
+def tokens(
     apply_fn: Callable[..., Any],
     params: Any,
     batch: Mapping[str, Array],
@@ -57,7 +59,7 @@ def causal_lm(
     *,
     z_loss: float,
 ) -> tuple[Array, Array, dict[str, Array]]:
-    """Next-token prediction.
+    """Predicts a token of the vocabulary at each position, such as the next one.
 
     Args:
         apply_fn: the model's `apply`.
@@ -116,7 +118,7 @@ def add_aux(loss: Array, sums: dict[str, Array], aux: Mapping[str, Array]) -> tu
 
 
 OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
-    "causal_lm": lambda config: functools.partial(causal_lm, z_loss=config.train.z_loss),
+    "tokens": lambda config: functools.partial(tokens, z_loss=config.train.z_loss),
 }
 
 
@@ -143,6 +145,8 @@ def make_objective(config: Any) -> Objective:
         ValueError: an unknown one.
     """
     name = config.train.objective
+    if name == "auto":
+        name = make_task(DataConfig.of(config.data)).objective
     if name not in OBJECTIVES:
-        raise ValueError(f"config.train.objective={name!r} is not known; use one of {', '.join(OBJECTIVES)}")
+        raise ValueError(f"config.train.objective={name!r} is not known; use auto, or one of {', '.join(OBJECTIVES)}")
     return OBJECTIVES[name](config)

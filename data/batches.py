@@ -1,0 +1,126 @@
+"""Batches as a pure function of (seed, step).
+
+Letters: B batch, T length.
+"""
+
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from .config import DataConfig
+from .preparation import prepare
+from .store import Corpus
+from .tasks import make_task
+from .tasks.task import Batch, Rows
+
+
+def open_rows(config: DataConfig, corpus: Corpus, split: str, *, evaluating: bool = False) -> Rows:
+    """The rows that the config's task makes of a split.
+
+    Raises:
+        ValueError: there is too little text for one.
+    """
+    documents = range(corpus.metadata["splits"][split]["documents"])
+    return make_task(config).open(corpus, split, config, documents, evaluating=evaluating)
+
+
+class _Batches:
+    """Step s of an endless order as a random-access source: rows [s * B, (s + 1) * B) of the shuffled ones."""
+
+    def __init__(self, examples: Rows, order: Any, seed: int, batch_size: int, rows: Sequence[int]):
+        self._examples, self._order, self._seed = examples, order, seed
+        self._batch_size, self._rows = batch_size, rows
+
+    def __len__(self) -> int:
+        return sys.maxsize // self._batch_size
+
+    def __getitem__(self, index: int) -> Batch:
+        first = int(index) * self._batch_size
+        return _stack([self._row(first + int(row)) for row in self._rows])
+
+    def _row(self, place: int) -> Batch:
+        return self._examples.get(int(self._order[place]), generator(self._seed, place))
+
+
+def generator(seed: int, place: int) -> np.random.Generator:
+    """The random numbers of place `place` in an order."""
+    return np.random.Generator(np.random.Philox(key=np.array([seed, place], np.uint64)))
+
+
+def _mix(seed: int) -> int:
+    """A seed of 32 bits; Grain adds the epoch to it, so near seeds would give each other's orders."""
+    return int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:4], "big")
+
+
+def _stack(examples: list[Batch]) -> Batch:
+    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+
+
+def make_batches(
+    config: Any, *, corpus: Corpus | None = None, seed: int = 0, start: int = 0, rows: Sequence[int] | None = None
+) -> Iterator[Batch]:
+    """Yields the training batches from step `start` on, without end.
+
+    Every row comes once an epoch, in an order that the seed and the epoch decide; batch s is the same whatever step
+    one starts at and however many processes read, and finding it takes no time.
+
+    Args:
+        config: a DataConfig, or a mapping with its keys.
+        corpus: what to read; None is the config's, which is prepared if it is not there.
+        seed: of the order.
+        start: first step.
+        rows: the rows of the global batch to read; None reads all.
+
+    Yields:
+        Dicts of arrays (rows, ...), as the config's task makes them.
+
+    Raises:
+        ValueError: the corpus cannot be prepared, or is too short for a row.
+
+    Example:
+        batch = next(make_batches(config.data, seed=config.seed))
+    """
+    config = DataConfig.of(config)
+    examples = open_rows(config, corpus or prepare(config), "train")
+    order = grain.MapDataset.source(range(len(examples))).shuffle(seed=_mix(seed)).repeat(None)
+    rows = range(config.batch_size) if rows is None else rows
+    batches = grain.MapDataset.source(_Batches(examples, order, _mix(seed), config.batch_size, rows))
+    options = grain.ReadOptions(num_threads=config.read_threads, prefetch_buffer_size=config.prefetch)
+    return iter(batches.slice(slice(start, None)).to_iter_dataset(options))
+
+
+def eval_batches(
+    config: Any,
+    *,
+    corpus: Corpus | None = None,
+    split: str = "valid",
+    limit: int = 0,
+    rows: Sequence[int] | None = None,
+) -> Iterator[Batch]:
+    """Yields each row of a split once, in order; the last batch is filled up with rows of padding.
+
+    Args:
+        config: as in `make_batches`.
+        corpus: as in `make_batches`.
+        split: "valid" or "train".
+        limit: at most this many batches; 0 is all.
+        rows: the rows of each batch to read; None reads all.
+
+    Yields:
+        Dicts of arrays (rows, ...), as the config's task makes them to evaluate.
+
+    Raises:
+        ValueError: as in `make_batches`.
+    """
+    config = DataConfig.of(config)
+    examples = open_rows(config, corpus or prepare(config), split, evaluating=True)
+    rows = range(config.batch_size) if rows is None else rows
+    padding = examples.padding()
+    num_batches = -(-len(examples) // config.batch_size)
+    for step in range(min(limit, num_batches) if limit else num_batches):
+        wanted = [step * config.batch_size + int(row) for row in rows]
+        yield _stack([examples.get(i, generator(0, i)) if i < len(examples) else padding for i in wanted])

@@ -1,0 +1,32 @@
+"""Tasks on text alone, whose rows are windows over a stream of tokens."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..config import DataConfig
+from ..store import Corpus
+from ..tokenizer import Tokenizer
+from ..windows import Windows
+from .task import Rows
+
+TEXT = {"text": (str,)}
+
+
+@dataclasses.dataclass(frozen=True)
+class CausalLM:
+    """Each token follows from those before it."""
+
+    objective = "tokens"
+    fields = TEXT
+
+    def check(self, config: DataConfig, tokenizer: Tokenizer | None) -> None:
+        """Any will do."""
+
+    def texts(self, fields: Mapping[str, Any]) -> Iterator[str]:
+        """The document."""
+        yield fields["text"]
+
+    def open(self, corpus: Corpus, split: str, config: DataConfig, documents: range, *, evaluating: bool) -> Rows:
+        """Windows, see there."""
+        return Windows(corpus, split, config, documents=documents, with_bytes=evaluating)

@@ -1,0 +1,76 @@
+"""What a task is: the way from documents or labelled examples to the arrays that an objective reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ..config import DataConfig
+    from ..store import Corpus
+    from ..tokenizer import Tokenizer
+
+Batch = dict[str, np.ndarray]
+
+
+class Rows(Protocol):
+    """Random access to the rows that batches are made of, some documents of a split.
+
+    A row is a dict of arrays; the first dim of a batch is added when rows are stacked.
+    """
+
+    def __len__(self) -> int:
+        """How many there are in an epoch."""
+        ...
+
+    def get(self, index: int, rng: np.random.Generator) -> Batch:
+        """Row `index`; what it leaves to chance, such as masks, follows from `rng` alone."""
+        ...
+
+    def padding(self) -> Batch:
+        """A row of padding alone, to fill the last batch of an evaluation: its weights are 0."""
+        ...
+
+
+class Task(Protocol):
+    """A task with its options; `configs/base.py` lists them.
+
+    Attributes:
+        objective: what trains a model for it, a key of `train.OBJECTIVES`.
+        fields: what an example must have: a name -> the types that it may be of. Tasks on text alone have
+            {"text": (str,)}, and `prepare` stores their documents as one stream of tokens; of all others the examples
+            themselves are stored, as JSON.
+    """
+
+    objective: str
+    fields: Mapping[str, tuple[type, ...]]
+
+    def check(self, config: DataConfig, tokenizer: Tokenizer | None) -> None:
+        """Checks that the config, and the tokenizer where there is one already, suit the task.
+
+        Raises:
+            ValueError: they do not; it names the keys.
+        """
+        ...
+
+    def texts(self, fields: Mapping[str, Any]) -> Iterator[str]:
+        """The texts of an example, which a tokenizer is trained on and filters look at."""
+        ...
+
+    def open(self, corpus: Corpus, split: str, config: DataConfig, documents: range, *, evaluating: bool) -> Rows:
+        """The rows that a range of a split's documents or examples makes.
+
+        Args:
+            corpus: where they lie.
+            split: "train" or "valid".
+            config: the shape of the rows.
+            documents: a range of numbers of documents or examples.
+            evaluating: adds what only evaluation needs, such as "target_bytes" or "example_ids"; nothing is
+                augmented then.
+
+        Raises:
+            ValueError: there is too little for one row.
+        """
+        ...
