@@ -35,17 +35,21 @@ class Rows(Protocol):
 
 
 class Task(Protocol):
-    """A task with its options; `configs/base.py` lists them.
+    """A task with its options; `configs/base.py` lists them."""
 
-    Attributes:
-        objective: what trains a model for it, a key of `train.OBJECTIVES`.
-        fields: what an example must have: a name -> the types that it may be of. Tasks on text alone have
-            {"text": (str,)}, and `prepare` stores their documents as one stream of tokens; of all others the examples
-            themselves are stored, as JSON.
-    """
+    @property
+    def objective(self) -> str:
+        """What trains a model for it, a key of `train.OBJECTIVES`."""
+        ...
 
-    objective: str
-    fields: Mapping[str, tuple[type, ...]]
+    @property
+    def fields(self) -> Mapping[str, tuple[type, ...]]:
+        """What an example must have: names, and the types that each may be of.
+
+        Tasks on text alone have {"text": (str,)}, and `prepare` stores their documents as one stream of tokens; of all
+        others the examples themselves are stored, as JSON.
+        """
+        ...
 
     def check(self, config: DataConfig, tokenizer: Tokenizer | None) -> None:
         """Checks that the config, and the tokenizer where there is one already, suit the task.
