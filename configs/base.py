@@ -78,7 +78,7 @@ def get_config() -> ConfigDict:
     data.chunk_bytes = 0  # cut documents into pieces of at most this size at line ends; 0: never
     data.task = "causal_lm"  # what is learned from it: causal_lm
     data.invalid_utf8 = "skip"  # skip (and count) or error
-    data.tokenizer = "bpe"  # bpe or unigram, or the path of a tokenizer.json, a .model or a folder with one
+    data.tokenizer = "bpe"  # bpe or unigram[,extra_ids=100], or the path of a tokenizer.json, a .model or their folder
     data.vocab_size = 4096  # token ids, the 4 special ones and 256 bytes included; a given tokenizer may have fewer
     data.tokenizer_bytes = 20_000_000  # about how much text the tokenizer is trained on
     data.seq_len = 256  # tokens in a window

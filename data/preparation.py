@@ -136,7 +136,8 @@ def _write(
     if tokenizer is None:
         log("Training the tokenizer")
         sample = _sample(records["train"], config.tokenizer_bytes)
-        tokenizer = train_tokenizer(sample, kind=config.tokenizer, vocab_size=config.vocab_size)
+        kind, extra_ids = config.trained_tokenizer.kind, config.extra_ids
+        tokenizer = train_tokenizer(sample, kind=kind, vocab_size=config.vocab_size, extra_ids=extra_ids)
     for name, content in tokenizer.files.items():
         (work / name).write_bytes(content)
     dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
