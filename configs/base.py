@@ -83,7 +83,8 @@ def get_config() -> ConfigDict:
     data.tokenizer_bytes = 20_000_000  # about how much text the tokenizer is trained on
     data.seq_len = 256  # tokens in a window
     data.batch_size = 16  # windows in a step, over all devices
-    data.packing = True  # fill windows with several documents; False: a window has one, padded
+    data.packing = True  # fill rows with several documents or examples; False: a row has one, padded
+    data.augment = ()  # changes to training texts: token_dropout, delete, swap[,rate=0.1], or yours (data/augment.py)
     data.read_threads = 2  # threads that read batches ahead
     data.prefetch = 8  # batches read ahead
 

@@ -51,6 +51,7 @@ class DataConfig:
     seq_len: int
     batch_size: int
     packing: bool
+    augment: tuple[str, ...]
     read_threads: int
     prefetch: int
 

@@ -108,9 +108,8 @@ class HuggingFaceTokenizer:
             texts[i] = text_of(piece)
         for i, token in self._engine.get_added_tokens_decoder().items():
             texts[i] = "" if token.special else token.content
-        for i in (*self.extra_ids, self.unk_id):
-            if i is not None:
-                texts[i] = ""
+        for i in self.extra_ids if self.unk_id is None else (*self.extra_ids, self.unk_id):
+            texts[i] = ""
         return texts
 
 
@@ -346,7 +345,7 @@ def _piece_texts(content: Mapping[str, Any]) -> Callable[[str], str]:
 
 
 def _byte_level_alphabet() -> dict[str, int]:
-    """The characters that byte-level BPE writes bytes with (Radford et al. 2019): printable ones stand for themselves."""
+    """How byte-level BPE writes bytes (Radford et al. 2019): printable characters stand for themselves."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}

@@ -12,11 +12,12 @@ import io
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import sentencepiece
 from google.protobuf.message import DecodeError
+from numpy.typing import ArrayLike
 from sentencepiece import sentencepiece_model_pb2
 
 MODEL_FILE = "tokenizer.model"
@@ -176,11 +177,18 @@ class TrainedTokenizer:
         """The first of the extra ids."""
         return self.extra_ids[0] if self.extra_ids else None
 
-    @functools.cached_property
+    @property
     def extra_ids(self) -> tuple[int, ...]:
         """Control symbols after those that every tokenizer has."""
-        ids = itertools.takewhile(self._processor.is_control, range(self.unk_id + 1, self.vocab_size))
-        return tuple(ids)
+        return self._extra_ids
+
+    @functools.cached_property
+    def _extra_ids(self) -> tuple[int, ...]:
+        return tuple(itertools.takewhile(self._processor.is_control, range(self.unk_id + 1, self.vocab_size)))
+
+    @functools.cached_property
+    def _piece_bytes(self) -> np.ndarray:
+        return piece_bytes(self._processor)
 
     @property
     def files(self) -> Mapping[str, bytes]:
@@ -208,7 +216,7 @@ class TrainedTokenizer:
     def encode_with_offsets(self, text: str) -> tuple[list[int], np.ndarray]:
         """Exact: the ids stand for all bytes of the escaped text, one after the other."""
         ids = self.encode(text)
-        ends = np.cumsum(self.bytes_per_id[ids])
+        ends = np.cumsum(self._piece_bytes[ids])
         begins = np.concatenate([[0], ends[:-1]])
         return ids, character_spans(begins, ends, [len(_escape(letter).encode()) for letter in text])
 
@@ -221,13 +229,13 @@ class TrainedTokenizer:
         size = self.vocab_size
         return _unescape(self._processor.decode([int(i) for i in ids if i != self.unk_id and i < size]))
 
-    @functools.cached_property
+    @property
     def bytes_per_id(self) -> np.ndarray:
         """UTF-8 bytes that each id stands for, (vocab_size,) int32; special ids have none.
 
         An escaped U+2581 (or U+E000, U+E001) counts 6 bytes instead of 3.
         """
-        return piece_bytes(self._processor)
+        return self._piece_bytes.copy()
 
     @property
     def pieces(self) -> list[str]:
@@ -235,7 +243,7 @@ class TrainedTokenizer:
         return piece_texts(self._processor)
 
 
-def character_spans(begins: Sequence[int], ends: Sequence[int], widths: Sequence[int]) -> np.ndarray:
+def character_spans(begins: ArrayLike, ends: ArrayLike, widths: Sequence[int]) -> np.ndarray:
     """Characters [start, end) that hold bytes [begin, end), (spans, 2); an empty span reaches as far as the next.
 
     Args:
@@ -244,11 +252,11 @@ def character_spans(begins: Sequence[int], ends: Sequence[int], widths: Sequence
         widths: bytes of each character.
     """
     character = np.append(np.repeat(np.arange(len(widths)), widths), len(widths))
-    begins, ends = np.array(begins, np.int64), np.array(ends, np.int64)
-    for i in range(len(ends) - 2, -1, -1):
-        ends[i] = ends[i] if ends[i] > begins[i] else ends[i + 1]
-    last = np.where(ends > begins, character[np.maximum(ends, 1) - 1] + 1, character[begins])
-    return np.stack([character[begins], last], axis=1)
+    first, last = np.array(begins, np.int64), np.array(ends, np.int64)
+    for i in range(len(last) - 2, -1, -1):
+        last[i] = last[i] if last[i] > first[i] else last[i + 1]
+    stop = np.where(last > first, character[np.maximum(last, 1) - 1] + 1, character[first])
+    return np.stack([character[first], stop], axis=1)
 
 
 def piece_texts(processor: sentencepiece.SentencePieceProcessor) -> list[str]:
@@ -313,6 +321,7 @@ def train_tokenizer(texts: Iterable[str], *, kind: str, vocab_size: int, extra_i
     """
     output = io.BytesIO()
     names = ["<mask>", *(f"<extra_{i}>" for i in range(1, extra_ids))][:extra_ids]
+    more: Any = {"control_symbols": names} if names else {}
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=(piece for text in texts for piece in _sentences(_escape(text))),
@@ -334,7 +343,7 @@ def train_tokenizer(texts: Iterable[str], *, kind: str, vocab_size: int, extra_i
             max_sentencepiece_length=_MAX_PIECE,
             num_threads=1,  # the same model on every machine
             minloglevel=2,
-            **({"control_symbols": names} if names else {}),
+            **more,
         )
     except (RuntimeError, OSError) as error:
         remedy = "larger" if "Increase vocab_size" in str(error) else "smaller"
