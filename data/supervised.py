@@ -3,6 +3,7 @@
 {train,valid}.lengths.npy    for each piece of an example its number, which piece, tokens, tokens of the encoder; int32
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ def measure_examples(
     records: Mapping[str, Sequence[Mapping[str, Any]]],
     work: Path,
     leave_out: Callable[[str, str], None],
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """Encodes the examples of each split once and writes their lengths.
 
     Args:
@@ -34,26 +35,31 @@ def measure_examples(
         config: the shape of the rows.
         records: of each split, its fields and "name".
         work: the folder to write to.
-        leave_out: is told the reason and the name of an example that cannot be learned from.
+        leave_out: is told "unusable", and the name of an example that cannot be learned from, with the reason.
 
     Returns:
-        What belongs into metadata.json: "labels" and "label_counts" of the training split, and for each of the
-        "splits" the numbers of "examples", "pieces" and "tokens".
+        "labels" and "label_counts" of the training split (of the other one, if there is only that), or nothing; and for
+        each split its numbers of "documents", "examples" that can be used, "pieces" and "tokens", and a hash of these.
 
     Raises:
-        ValueError: no example of a split can be used; the message names the reason for the first.
+        ValueError: no example of a split can be used; the message has the reason for the first.
     """
-    counts = Counter(label for fields in records["train"] for label in _labels(task, fields))
+    counts = Counter(label for fields in records.get("train", records["valid"]) for label in _labels(task, fields))
     labels = fixed_labels(task) or sorted(counts, key=_order)
-    facts: dict[str, Any] = {"labels": labels, "label_counts": [counts[label] for label in labels]} if labels else {}
-    splits = {}
+    of_each = tuple(counts[label] for label in labels)
+    facts = {}
     for split, examples in records.items():
-        setting = Setting(tokenizer, config, tuple(labels), tuple(counts[label] for label in labels), split != "train")
-        lengths = _lengths(task, examples, setting, leave_out)
+        setting = Setting(tokenizer, config, tuple(labels), of_each, evaluating=split != "train")
+        lengths, digest = _lengths(task, examples, setting, leave_out)
         np.save(work / f"{split}.lengths.npy", lengths)
-        tokens = int(lengths[:, [LENGTH, ENCODER]].sum())
-        splits[split] = {"examples": len({*lengths[:, EXAMPLE].tolist()}), "pieces": len(lengths), "tokens": tokens}
-    return facts | {"splits": splits}
+        facts[split] = {
+            "documents": len(examples),
+            "examples": len(np.unique(lengths[:, EXAMPLE])),
+            "pieces": len(lengths),
+            "tokens": int(lengths[:, [LENGTH, ENCODER]].sum()),
+            "tokens_sha256": digest,
+        }
+    return {"labels": labels, "label_counts": list(of_each)} if labels else {}, facts
 
 
 def fixed_labels(task: ExampleTask) -> list[str]:
@@ -77,20 +83,25 @@ def _order(label: str) -> tuple[bool, int, str]:
 
 def _lengths(
     task: ExampleTask, examples: Sequence[Any], setting: Setting, leave_out: Callable[[str, str], None]
-) -> np.ndarray:
-    rows, first = [], ""
+) -> tuple[np.ndarray, str]:
+    """The lengths of all pieces, and a hash of what is in them."""
+    rows, first, digest = [], "", hashlib.sha256()
     for number, fields in enumerate(examples):
         try:
             pieces = task.encode(fields, setting)
         except ValueError as error:
-            leave_out(str(error), fields["name"])
-            first = first or f"{fields['name']}: {error}"
+            why = f"{fields['name']}: {error}"
+            leave_out("unusable", why)
+            first = first or why
             continue
-        rows += [(number, i, len(p["inputs"]), len(p.get("encoder_inputs", ()))) for i, p in enumerate(pieces)]
+        for i, piece in enumerate(pieces):
+            rows.append((number, i, len(piece["inputs"]), len(piece.get("encoder_inputs", ()))))
+            for name in sorted(piece):
+                digest.update(piece[name].tobytes())
     if not rows:
-        config = setting.config
-        raise ValueError(f"config.data.task={config.task!r} can use none of {len(examples)} examples ({first})")
-    return np.array(rows, np.int32)
+        said = f"config.data.task={setting.config.task!r}"
+        raise ValueError(f"{said} can use none of the {len(examples)} examples of a split ({first})")
+    return np.array(rows, np.int32), digest.hexdigest()
 
 
 def read_lengths(corpus: Corpus, split: str) -> np.ndarray:
