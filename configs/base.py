@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
     model.token_types = 0  # rows of the table of token types, as BERT's; 0: none
     model.head = "linear"  # linear, bias, or transform: projection, activation, norm, and a bias
     model.logit_scale = 1.0  # factor of the vocabulary logits
-    model.classifier = ""  # first,classes=3 on the first token; tanh,classes=2 with a pooler before it
+    model.classifier = ""  # first,classes=3 on the first token, or tanh (BERT's pooler), mean, last, tokens (each)
     model.image = ""  # patches,size=224,patch=16: the input is images
     model.qk_norm = "none"  # RMS-normalise queries and keys: head by head, all together, or none
     model.attention_scale = 0.0  # factor of the attention logits; 0: 1 / sqrt(head_dim)

@@ -98,6 +98,7 @@ def eval_batches(
     *,
     corpus: Corpus | None = None,
     split: str = "valid",
+    examples: Rows | None = None,
     limit: int = 0,
     rows: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
@@ -107,6 +108,7 @@ def eval_batches(
         config: as in `make_batches`.
         corpus: as in `make_batches`.
         split: "valid" or "train".
+        examples: the rows of the split, if they are open already.
         limit: at most this many batches; 0 is all.
         rows: the rows of each batch to read; None reads all.
 
@@ -117,7 +119,8 @@ def eval_batches(
         ValueError: as in `make_batches`.
     """
     config = DataConfig.of(config)
-    examples = open_rows(config, corpus or prepare(config), split, evaluating=True)
+    if examples is None:
+        examples = open_rows(config, corpus or prepare(config), split, evaluating=True)
     rows = range(config.batch_size) if rows is None else rows
     padding = examples.padding()
     num_batches = -(-len(examples) // config.batch_size)

@@ -1,5 +1,6 @@
 """What the network computes: mathematics and Linen parameter holders, with no mesh, data or config file."""
 
+from .attention import MASKED as MASKED
 from .attention import attention as attention
 from .cache import KVCache as KVCache
 from .cache import init_cache as init_cache

@@ -133,7 +133,7 @@ def test_an_encoder_goes_in_and_out_but_does_not_predict_the_next_token(config: 
         lambda: command("generate")([f"--workdir={tmp_path / 'imported'}", "--prompt=the"]),
     ):
         config.init_from = str(tmp_path / "imported")
-        with pytest.raises(ValueError, match=r"causal_lm' .* config.model.architecture='encoder'"):
+        with pytest.raises(ValueError, match=r"causal_lm' is for .*architecture='decoder', not 'encoder'"):
             run()
 
 

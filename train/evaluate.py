@@ -11,9 +11,9 @@ from data.command_line import read_command_line
 from parallel import in_turns, start
 
 from .evaluation import evaluate
-from .objective import check_objective
 from .restore import restore_params
 from .runtime import run_command, set_up
+from .suitability import check_suits
 from .workdir import check_same_corpus
 
 
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"--split={split!r} is not known; use valid or train")
     config: Any = arguments.config
     workdir = arguments.flags["workdir"]
-    check_objective(config)
+    check_suits(config)
     set_up(config.compile_cache)
     start(config.distributed)
     corpus = in_turns("prepare", lambda: prepare(config.data))

@@ -5,10 +5,10 @@ import jax
 from data.command_line import read_command_line
 
 from .compose import check_sampling
-from .objective import check_objective
 from .restore import restore_params
 from .runtime import run_command
 from .samples import continue_prompts
+from .suitability import check_suits
 from .workdir import read_tokenizer
 
 
@@ -22,7 +22,7 @@ def main(argv: list[str]) -> None:
         arguments.flags["prompt"],
     )
     check_sampling(config)
-    check_objective(config)
+    check_suits(config)
     params, mesh, _ = restore_params(config, workdir)
     text = continue_prompts(config, params, mesh, read_tokenizer(workdir), [prompt])[0]
     if jax.process_index() == 0:

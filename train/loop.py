@@ -21,11 +21,11 @@ from .evaluation import evaluate, make_eval_step
 from .initial import adopt, first_state
 from .interrupt import Interrupt
 from .metrics import Recorder, peak_flops
-from .objective import check_objective
 from .runtime import set_up
 from .samples import check_prompts, continue_prompts
 from .state import TrainState, abstract_state, restore_state, save_state
 from .step import make_train_step
+from .suitability import check_suits
 from .workdir import check_equal_corpora, check_same_corpus, check_space, check_workdir, write_run
 
 
@@ -73,7 +73,7 @@ def fit(config: Any, workdir: str | os.PathLike[str]) -> Result:
     mesh = make_mesh(config.mesh)
     writes = jax.process_index() == 0
     preflight(config, mesh)
-    check_objective(config)
+    check_suits(config)
     target = abstract_state(config, mesh)
     check_workdir(workdir, config, _log)
     checkpoint_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(target))
@@ -200,10 +200,12 @@ def _report(config: Any, state: TrainState, mesh: Mesh, corpus: Corpus, values: 
         samples = continue_prompts(config, state.params, mesh, corpus.tokenizer, config.sample.prompts)
     if jax.process_index() != 0:
         return
-    print(f"\nvalidation loss {values['loss']:.4f} nats per token, perplexity {values['perplexity']:.2f}")
-    print(f"bits per byte {values['bits_per_byte']:.4f}", end="")
-    compressed = corpus.metadata["compressed_bits_per_byte"]
-    print("".join(f"   {name} {value:.4f}" for name, value in compressed.items()))
+    print(f"\nvalidation loss {values['loss']:.4f} nats" + (" per token" if "perplexity" in values else ""), end="")
+    others = {name: value for name, value in values.items() if name not in ("loss", "tokens", "rows", "bits_per_byte")}
+    print("".join(f", {name.replace('_', ' ')} {value:.4f}" for name, value in others.items()))
+    if "bits_per_byte" in values:
+        figures = {"bits per byte": values["bits_per_byte"]} | corpus.metadata["compressed_bits_per_byte"]
+        print("   ".join(f"{name} {value:.4f}" for name, value in figures.items()))
     for prompt, text in zip(config.sample.prompts, samples, strict=True):
         print(f"\n--- {prompt!r}\n{prompt}{text}")
 

@@ -18,6 +18,8 @@ class CausalLM:
     """Each token follows from those before it."""
 
     objective = "tokens"
+    architectures = ("decoder",)
+    scores = ()
     fields = TEXT
 
     def check(self, config: DataConfig, tokenizer: Tokenizer | None) -> None:

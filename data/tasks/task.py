@@ -34,12 +34,38 @@ class Rows(Protocol):
         ...
 
 
+class Scored(Rows, Protocol):
+    """Rows of an evaluation for which a model predicts something that is held against the examples."""
+
+    def score(self, predictions: dict[str, np.ndarray]) -> tuple[list[Any], list[Any]]:
+        """What was predicted and what is right, one of each for an example.
+
+        Args:
+            predictions: what the model says of the first n rows: arrays (n, ...).
+
+        Returns:
+            Predictions and references, as the functions of `train.scores` take them; examples that are not whole among
+            the n rows are left out.
+        """
+        ...
+
+
 class Task(Protocol):
     """A task with its options; `configs/base.py` lists them."""
 
     @property
     def objective(self) -> str:
         """What trains a model for it, a key of `train.OBJECTIVES`."""
+        ...
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """The kinds of config.model.architecture that can learn it."""
+        ...
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Which of `train.SCORES` tell how well it is done; () if only the loss does. Else its rows are `Scored`."""
         ...
 
     @property
