@@ -68,16 +68,13 @@ def get_config() -> ConfigDict:
     model.scan_unroll = 1  # layers in one iteration of the loop over layers
 
     data = config.data = ConfigDict()
-    data.source = "stdlib"  # stdlib, text, jsonl or tfds
-    data.path = ""  # text, jsonl: a folder or file; tfds: the data_dir
-    data.pattern = "**/*.txt"  # text, jsonl: which files of the folder
-    data.text_field = "text"  # jsonl, tfds: the field that holds the text
-    data.tfds_name = ""  # tfds: name of the dataset, such as lm1b or wiki40b/en
+    data.source = "stdlib"  # kind,option=value, such as text,path=~/texts; parts of a mixture are joined by " + "
+    data.valid_source = ""  # a source of the validation split; "": it is held out of data.source
     data.dir = "~/.cache/palmette/data"  # prepared corpora are kept here
     data.valid_fraction = 0.05  # share of documents held out, by the SHA-1 of their names
     data.chunk_bytes = 0  # cut documents into pieces of at most this size at line ends; 0: never
     data.task = "causal_lm"  # what is learned from it: causal_lm
-    data.invalid_utf8 = "skip"  # skip (and count) or error
+    data.max_bad_records = 0.01  # share that may be unreadable and is left out; 0: the first one is an error
     data.tokenizer = "bpe"  # bpe or unigram, or the path of a tokenizer.json, a .model or a folder with one
     data.vocab_size = 4096  # token ids, the 4 special ones and 256 bytes included; a given tokenizer may have fewer
     data.tokenizer_bytes = 20_000_000  # about how much text the tokenizer is trained on

@@ -12,6 +12,7 @@ import grain
 import numpy as np
 
 from .config import DataConfig
+from .mixture import make_mixture
 from .preparation import prepare
 from .store import Corpus
 from .tasks import make_task
@@ -19,31 +20,61 @@ from .tasks.task import Batch, Rows
 
 
 def open_rows(config: DataConfig, corpus: Corpus, split: str, *, evaluating: bool = False) -> Rows:
-    """The rows that the config's task makes of a split.
+    """The rows that the config's task makes of a split, all parts of it.
 
     Raises:
         ValueError: there is too little text for one.
     """
-    documents = range(corpus.metadata["splits"][split]["documents"])
+    documents = range(corpus.parts(split)[-1].stop)
     return make_task(config).open(corpus, split, config, documents, evaluating=evaluating)
 
 
-class _Batches:
-    """Step s of an endless order as a random-access source: rows [s * B, (s + 1) * B) of the shuffled ones."""
+class TrainingRows:
+    """The rows of the train split in their order: place i is row order(i) of the part that the mixture says.
 
-    def __init__(self, examples: Rows, order: Any, seed: int, batch_size: int, rows: Sequence[int]):
-        self._examples, self._order, self._seed = examples, order, seed
-        self._batch_size, self._rows = batch_size, rows
+    Every part has an order of its own, in which each of its rows comes once an epoch.
+
+    Args:
+        config: its source says the shares of the parts.
+        corpus: the corpus.
+        seed: of the orders.
+
+    Raises:
+        ValueError: a part has too little text for a row, or the corpus has other parts than the config.
+    """
+
+    def __init__(self, config: DataConfig, corpus: Corpus, seed: int):
+        task, parts = make_task(config), corpus.parts("train")
+        self._parts = [task.open(corpus, "train", config, part, evaluating=False) for part in parts]
+        self._mixture = make_mixture(config.source, [len(part) for part in self._parts])
+        self._orders: list[Any] = [
+            grain.MapDataset.source(range(len(part))).shuffle(seed=_mix(f"{seed}/{i}" if i else f"{seed}")).repeat(None)
+            for i, part in enumerate(self._parts)
+        ]
+        self._seed = _mix(str(seed))
+
+    def __getitem__(self, place: int) -> Batch:
+        part, index = self._mixture.find(place)
+        return self._parts[part].get(int(self._orders[part][index]), generator(self._seed, place))
+
+    def epochs(self, num_rows: int) -> list[float]:
+        """How often each part is seen in the first `num_rows` places."""
+        counts = self._mixture.counts(num_rows)
+        return [count / len(part) for count, part in zip(counts, self._parts, strict=True)]
+
+
+class _Batches:
+    """Step s of an endless order as a random-access source: places [s * B, (s + 1) * B)."""
+
+    def __init__(self, order: TrainingRows, batch_size: int, rows: Sequence[int]):
+        self._order, self._batch_size, self._rows = order, batch_size, rows
 
     def __len__(self) -> int:
         return sys.maxsize // self._batch_size
 
     def __getitem__(self, index: int) -> Batch:
         first = int(index) * self._batch_size
-        return _stack([self._row(first + int(row)) for row in self._rows])
-
-    def _row(self, place: int) -> Batch:
-        return self._examples.get(int(self._order[place]), generator(self._seed, place))
+        return _stack([self._order[first + int(row)] for row in self._rows])
 
 
 def generator(seed: int, place: int) -> np.random.Generator:
@@ -51,9 +82,9 @@ def generator(seed: int, place: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=np.array([seed, place], np.uint64)))
 
 
-def _mix(seed: int) -> int:
+def _mix(seed: str) -> int:
     """A seed of 32 bits; Grain adds the epoch to it, so near seeds would give each other's orders."""
-    return int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:4], "big")
+    return int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4], "big")
 
 
 def _stack(examples: list[Batch]) -> Batch:
@@ -65,8 +96,9 @@ def make_batches(
 ) -> Iterator[Batch]:
     """Yields the training batches from step `start` on, without end.
 
-    Every row comes once an epoch, in an order that the seed and the epoch decide; batch s is the same whatever step
-    one starts at and however many processes read, and finding it takes no time.
+    Every row comes once an epoch, in an order that the seed and the epoch decide, and the parts of a mixture alternate
+    by their shares; batch s is the same whatever step one starts at and however many processes read, and finding it
+    takes no time.
 
     Args:
         config: a DataConfig, or a mapping with its keys.
@@ -85,10 +117,9 @@ def make_batches(
         batch = next(make_batches(config.data, seed=config.seed))
     """
     config = DataConfig.of(config)
-    examples = open_rows(config, corpus or prepare(config), "train")
-    order = grain.MapDataset.source(range(len(examples))).shuffle(seed=_mix(seed)).repeat(None)
+    order = TrainingRows(config, corpus or prepare(config), seed)
     rows = range(config.batch_size) if rows is None else rows
-    batches = grain.MapDataset.source(_Batches(examples, order, _mix(seed), config.batch_size, rows))
+    batches = grain.MapDataset.source(_Batches(order, config.batch_size, rows))
     options = grain.ReadOptions(num_threads=config.read_threads, prefetch_buffer_size=config.prefetch)
     return iter(batches.slice(slice(start, None)).to_iter_dataset(options))
 

@@ -17,15 +17,12 @@ class DataConfig:
     """
 
     source: str
-    path: str
-    pattern: str
-    text_field: str
-    tfds_name: str
+    valid_source: str
     dir: str
     valid_fraction: float
     chunk_bytes: int
     task: str
-    invalid_utf8: str
+    max_bad_records: float
     tokenizer: str
     vocab_size: int
     tokenizer_bytes: int
@@ -36,8 +33,8 @@ class DataConfig:
     prefetch: int
 
     def __post_init__(self):
-        if self.invalid_utf8 not in ("skip", "error"):
-            raise ValueError(f"config.data.invalid_utf8={self.invalid_utf8!r} is not known; use one of skip, error")
+        if not 0 <= self.max_bad_records <= 1:
+            raise ValueError(f"config.data.max_bad_records={self.max_bad_records} must be from 0 to 1")
         if not self.trains_tokenizer and (not self.tokenizer or not epath.Path(self.tokenizer).expanduser().exists()):
             raise ValueError(
                 f"config.data.tokenizer={self.tokenizer!r} is not known; use one of {', '.join(TRAINED)}, or the path "

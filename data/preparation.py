@@ -17,30 +17,67 @@ import shutil
 import socket
 import sys
 import uuid
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from .cleaning import Cleaner
 from .config import DataConfig
-from .sources import SOURCES, Document, Source
-from .store import FORMAT, SPLITS, Corpus, corpus_directory, fingerprint, open_corpus
+from .mixture import read_shares
+from .sources import SOURCES, Source, choose_sources, open_sources
+from .store import FORMAT, SPLITS, Corpus, fingerprint, open_corpus
+from .tasks import make_task
+from .tasks.task import Task
 from .tokenizer import Tokenizer, train_tokenizer
 from .tokenizer_files import load_tokenizer
 
-LeftOut = defaultdict[str, list[str]]  # reason -> names of documents
-
 _BATCH = 256  # documents tokenized at a time, over all cores
 _BASELINE_LIMIT = 64 << 20  # bytes of validation text beyond which gzip and xz are not measured
+
+
+class Job(NamedTuple):
+    """What is prepared, opened and checked.
+
+    Attributes:
+        config: what is asked for.
+        task: says what an example must have.
+        train: parts of the training source.
+        valid: parts of the validation source; None: it is held out.
+        tokenizer: the given one; None: it is trained.
+    """
+
+    config: DataConfig
+    task: Task
+    train: list[Source]
+    valid: list[Source] | None
+    tokenizer: Tokenizer | None
+
+    @property
+    def text_only(self) -> bool:
+        return set(self.task.fields) == {"text"}
+
+    @property
+    def fingerprint(self) -> str:
+        identities = {
+            "source": [source.identity for source in self.train],
+            "valid_source": [source.identity for source in self.valid or []],
+        }
+        return fingerprint(self.config, identities, "" if self.text_only else self.config.task)
+
+    @property
+    def kinds(self) -> str:
+        sources = self.config.source or self.config.valid_source
+        return "+".join(chosen.kind for chosen in choose_sources("config.data.source", sources))
 
 
 def prepare(config: Any, *, log: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> Corpus:
     """Prepares the corpus of a config, or opens it when it is already there.
 
     Args:
-        config: a DataConfig, or a mapping with its keys.
+        config: a DataConfig, or a mapping with its keys. Where `source` is empty, there is a validation split only,
+            of `valid_source`.
         log: is told what happens.
 
     Returns:
@@ -53,15 +90,12 @@ def prepare(config: Any, *, log: Callable[[str], None] = lambda line: print(line
     Example:
         corpus = prepare(config.data)
     """
-    config = DataConfig.of(config)
-    if config.source not in SOURCES:
-        raise ValueError(f"config.data.source={config.source!r} is not known; use one of {', '.join(SOURCES)}")
-    given = None if config.trains_tokenizer else _given_tokenizer(config)
-    source = SOURCES[config.source](config)
-    final = corpus_directory(config, source.identity)
+    job = open_job(DataConfig.of(config))
+    config = job.config
+    final = Path(config.dir).expanduser() / f"{job.kinds[:50]}-{job.fingerprint[:16]}"
     if (final / "metadata.json").exists():
         return open_corpus(final)
-    log(f"Preparing {config.source} in {final}")
+    log(f"Preparing {job.kinds} in {final}")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_over(final)
@@ -70,7 +104,7 @@ def prepare(config: Any, *, log: Callable[[str], None] = lambda line: print(line
     except OSError as error:
         raise OSError(f"cannot write to config.data.dir={config.dir!r}: {error}") from error
     try:
-        metadata = _write(config, source, given, work, log)
+        metadata = _write(job, work, log)
         (work / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
         try:
             work.rename(final)
@@ -82,6 +116,33 @@ def prepare(config: Any, *, log: Callable[[str], None] = lambda line: print(line
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return open_corpus(final)
+
+
+def open_job(config: DataConfig) -> Job:
+    """Opens what is to be prepared.
+
+    Raises:
+        ValueError: something is not there, or two settings do not fit.
+    """
+    if not config.source and not config.valid_source:
+        raise ValueError(f"config.data.source='' is empty; use one of {', '.join(SOURCES)}, or a valid_source")
+    if not config.source and config.trains_tokenizer:
+        raise ValueError(
+            f"config.data.tokenizer={config.tokenizer!r} is trained on config.data.source, which is empty; give the "
+            "path of a tokenizer"
+        )
+    read_shares(config.source)
+    for chosen in choose_sources("config.data.valid_source", config.valid_source):
+        if {"weight", "epochs"} & set(chosen.options):
+            raise ValueError(
+                f"config.data.valid_source={config.valid_source!r} has a weight or epochs, but all of it is read once"
+            )
+    task = make_task(config)
+    given = None if config.trains_tokenizer else _given_tokenizer(config)
+    task.check(config, given)
+    train = open_sources("config.data.source", config.source)
+    valid = open_sources("config.data.valid_source", config.valid_source) if config.valid_source else None
+    return Job(config, task, train, valid, given)
 
 
 def _is_running(pid: int) -> bool:
@@ -116,99 +177,84 @@ def _given_tokenizer(config: DataConfig) -> Tokenizer:
     return tokenizer
 
 
-def _write(
-    config: DataConfig, source: Source, given: Tokenizer | None, work: Path, log: Callable[[str], None]
-) -> dict[str, Any]:
+def _write(job: Job, work: Path, log: Callable[[str], None]) -> dict[str, Any]:
     """Writes every file but metadata.json, and returns what belongs there."""
     from .documents import write_documents
 
-    dropped: LeftOut = defaultdict(list)
-
-    def documents(split: str) -> Iterator[tuple[str, str]]:
-        dropped.clear()  # each split reads the whole source
-        return ((name, text) for belongs, name, text in _clean(config, source, dropped) if belongs == split)
-
-    _check_splits(config, documents)
-    records = write_documents(work / "documents", {split: functools.partial(documents, split) for split in SPLITS})
-    for reason, names in dropped.items():
-        log(f"Left out {len(names)} documents ({reason}): {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}")
-    tokenizer = given
+    config, cleaner = job.config, Cleaner(job.config, job.task, job.train, job.valid)
+    splits = [split for split in SPLITS if split == "valid" or job.train]
+    _check_splits(config, {split: cleaner.peek(split) for split in splits})
+    column = "text" if job.text_only else "json"
+    generators = {split: functools.partial(cleaner.examples, split) for split in splits}
+    records = write_documents(work / "documents", generators, column=column)
+    left_out = cleaner.left_out.report()
+    for reason, found in left_out.items():
+        log(f"Left out {found['count']} examples, {found['share']:.2%} ({reason}): {', '.join(found['first'])}")
+    if config.source:
+        _check_parts(config, cleaner.parts["train"])
+    tokenizer = job.tokenizer
     if tokenizer is None:
         log("Training the tokenizer")
-        sample = _sample(records["train"], config.tokenizer_bytes)
+        sample = _sample(job, records["train"], config.tokenizer_bytes)
         tokenizer = train_tokenizer(sample, kind=config.tokenizer, vocab_size=config.vocab_size)
+        job.task.check(config, tokenizer)
     for name, content in tokenizer.files.items():
         (work / name).write_bytes(content)
     dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
     library = "tokenizers" if "tokenizer.json" in tokenizer.files else "sentencepiece"
-    splits = {}
-    for split in SPLITS:
-        log(f"Tokenizing {split}: {len(records[split])} documents")
-        splits[split] = _write_tokens(tokenizer, records[split], work, split, dtype)
+    facts = {}
+    for split in splits:
+        log(f"Tokenizing {split}: {len(records[split])} examples")
+        facts[split] = _tokenize(job, tokenizer, records[split], work, split, dtype)
+        facts[split]["parts"] = _ranges(cleaner.parts[split])
     return {
         "format": FORMAT,
-        "fingerprint": fingerprint(config, source.identity),
-        "source": config.source,
+        "fingerprint": job.fingerprint,
+        "source": job.kinds,
         "tokenizer_sha256": tokenizer.sha256,
         "vocab_size": tokenizer.vocab_size,
         "pad_id": tokenizer.pad_id,
         "token_dtype": dtype,
-        "splits": splits,
-        "left_out": {reason: len(names) for reason, names in dropped.items()},
-        "compressed_bits_per_byte": _baselines(records["valid"], splits["valid"]["bytes"]),
+        "splits": facts,
+        "left_out": left_out,
+        "compressed_bits_per_byte": _baselines(records["valid"], facts["valid"]["bytes"]) if job.text_only else {},
         "versions": {name: importlib.metadata.version(name) for name in (library, "tensorflow-datasets")},
     }
 
 
-def _check_splits(config: DataConfig, documents: Callable[[str], Iterator[tuple[str, str]]]) -> None:
-    counts = {split: sum(1 for _ in itertools.islice(documents(split), 1)) for split in SPLITS}
-    if not any(counts.values()):
+def _check_splits(config: DataConfig, has_examples: dict[str, bool]) -> None:
+    if not any(has_examples.values()):
         raise ValueError(f"the corpus of config.data.source={config.source!r} is empty: it has no text at all")
-    for split, count in counts.items():
-        if count == 0:
+    for split, there in has_examples.items():
+        if not there and config.valid_source:
+            key = "valid_source" if split == "valid" else "source"
+            raise ValueError(f"config.data.{key}={getattr(config, key)!r} has no example, or none that is not left out")
+        if not there:
             raise ValueError(
                 f"config.data.valid_fraction={config.valid_fraction} leaves no document for {split}; change it, or use "
                 "config.data.chunk_bytes=10000 to cut long documents in pieces"
             )
 
 
-def _clean(config: DataConfig, source: Source, dropped: LeftOut) -> Iterator[tuple[str, str, str]]:
-    """Yields (split, name, text) of every document that is valid UTF-8, not empty and not a repetition."""
-    seen = set()
-    for name, content in (piece for document in source.documents() for piece in _chunks(document, config.chunk_bytes)):
-        try:
-            text = content.decode()
-        except UnicodeDecodeError as error:
-            if config.invalid_utf8 == "error":
-                raise ValueError(
-                    f"{name} is not UTF-8 (byte {error.start}); config.data.invalid_utf8='skip' leaves such files out"
-                ) from error
-            dropped["invalid UTF-8"].append(name)
-            continue
-        digest = hashlib.sha256(content).digest()
-        if not text or digest in seen:
-            dropped["exact repetition" if text else "empty"].append(name)
-            continue
-        seen.add(digest)
-        share = int.from_bytes(hashlib.sha1(name.encode()).digest()[:8], "big") / 2**64
-        yield "valid" if share < config.valid_fraction else "train", name, text
+def _check_parts(config: DataConfig, counts: Sequence[int]) -> None:
+    if 0 in counts:
+        raise ValueError(
+            f"part {counts.index(0) + 1} of config.data.source={config.source!r} has no training example left; see "
+            "what was left out, or leave it away"
+        )
 
 
-def _chunks(document: Document, size: int) -> Iterator[Document]:
-    """Cuts a document into pieces of at most `size` bytes at line ends, or where it must in mid-line; 0 never cuts."""
-    name, content = document
-    if not size or len(content) <= size:
-        yield document
-        return
-    start = 0
-    while start < len(content):
-        end = len(content) if start + size >= len(content) else content.rfind(b"\n", start, start + size) + 1
-        if end <= start:
-            end = start + size
-            while end > start + size - 3 and content[end] & 0xC0 == 0x80:  # not within a character
-                end -= 1
-        yield Document(f"{name}@{start}", content[start:end])
-        start = end
+def _ranges(counts: Sequence[int]) -> list[list[int]]:
+    """First and last, exclusive, of parts of these sizes."""
+    ends = np.cumsum([0, *counts]).tolist()
+    return [list(pair) for pair in itertools.pairwise(ends)]
+
+
+def _tokenize(job: Job, tokenizer: Tokenizer, records: Any, work: Path, split: str, dtype: str) -> dict[str, Any]:
+    """Writes the tokens of a split, as its task reads them; returns its counts."""
+    if job.text_only:
+        return _write_tokens(tokenizer, records, work, split, dtype)
+    raise NotImplementedError("data/supervised.py: write_examples")
 
 
 def _texts(records: Any) -> Iterator[str]:
@@ -216,13 +262,15 @@ def _texts(records: Any) -> Iterator[str]:
         yield records[i]["text"].decode()
 
 
-def _sample(records: Any, num_bytes: int) -> Iterator[str]:
-    """Every n-th text, so that about `num_bytes` bytes come from all over the corpus."""
-    total = sum(len(records[i]["text"]) for i in range(min(len(records), 1000)))
+def _sample(job: Job, records: Any, num_bytes: int) -> Iterator[str]:
+    """Every n-th example's texts, so that about `num_bytes` bytes come from all over the corpus."""
+    column = "text" if job.text_only else "json"
+    total = sum(len(records[i][column]) for i in range(min(len(records), 1000)))
     total = total / min(len(records), 1000) * len(records)
     step = max(1, math.ceil(total / num_bytes))
     for i in range(0, len(records), step):
-        yield records[i]["text"].decode()
+        content = records[i][column].decode()
+        yield from job.task.texts({"text": content} if job.text_only else json.loads(content))
 
 
 def _write_tokens(tokenizer: Tokenizer, records: Any, work: Path, split: str, dtype: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 metadata.json        fingerprint, counts, hashes, versions
 tokenizer.model      SentencePiece, or tokenizer.json and what lay beside it
-documents/           the texts, a TFDS dataset in ArrayRecord
+documents/           the texts, or the examples as JSON, a TFDS dataset in ArrayRecord
 {train,valid}.tokens       token ids of all documents, one after the other, little-endian
 {train,valid}.starts.npy   index of each document's first token, and the number of tokens at the end, int64
 """
@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from .config import DataConfig
 from .tokenizer import Tokenizer, TrainedTokenizer, files_sha256
 from .tokenizer_files import make_tokenizer, tokenizer_files
 
-FORMAT = 1  # part of the fingerprint: raised when any file changes its meaning
-SPLITS = ("train", "valid")
+FORMAT = 2  # part of the fingerprint: raised when any file changes its meaning
+SPLITS = ("valid", "train")  # in the order in which they are written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,15 +62,34 @@ class Corpus:
         and in proportion over a part of it. They are then bits for what the ids still say: a tokenizer that knows few
         characters has less to predict. int32 where there is nothing to scale, else float32.
         """
-        sizes, facts = self.tokenizer.bytes_per_id, self.metadata["splits"][split]
+        sizes, facts = self.tokenizer.bytes_per_id, self._facts(split)
         if "bytes_of_ids" not in facts:
             return sizes
         return (sizes * (facts["bytes"] / max(1, facts["bytes_of_ids"]))).astype(np.float32)
 
+    def parts(self, split: str) -> list[range]:
+        """The documents of each part of the source, in order."""
+        return [range(first, last) for first, last in self._facts(split)["parts"]]
+
+    def _facts(self, split: str) -> dict[str, Any]:
+        splits = self.metadata["splits"]
+        if split not in splits:
+            raise ValueError(
+                f"{self.directory} has no {split} split, only {', '.join(splits)}: config.data.source was empty"
+            )
+        return splits[split]
+
+    def records(self, split: str) -> Sequence[dict[str, Any]]:
+        """Random access to the examples as the task's columns and "name"."""
+        from .documents import open_documents
+
+        self._facts(split)
+        return _Records(open_documents(self.directory / "documents", split))
+
     def tokens(self, split: str) -> np.ndarray:
         """All token ids of a split as a read-only memory map."""
         path = self.directory / f"{split}.tokens"
-        dtype, length = np.dtype(self.metadata["token_dtype"]), self.metadata["splits"][split]["tokens"]
+        dtype, length = np.dtype(self.metadata["token_dtype"]), self._facts(split)["tokens"]
         if path.stat().st_size != length * dtype.itemsize:  # before memmap, whose errors do not name the file
             raise ValueError(
                 f"{path} has {path.stat().st_size} bytes, but metadata.json says {length} tokens of {dtype.itemsize}; "
@@ -86,20 +106,36 @@ class Corpus:
             raise ValueError(f"{path} is damaged ({error}); delete the folder to prepare it anew") from error
 
 
-def fingerprint(config: DataConfig, identity: str) -> str:
-    """Hash of everything that the prepared files depend on; a given tokenizer counts by its content."""
-    fields = ("source", "text_field", "valid_fraction", "chunk_bytes", "invalid_utf8")
-    facts = {field: getattr(config, field) for field in fields} | {"identity": identity, "format": FORMAT}
+class _Records(Sequence[dict[str, Any]]):
+    def __init__(self, source: Any):
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        record = self._source[range(len(self))[index]]  # an IndexError ends an iteration, ArrayRecord's own does not
+        fields = json.loads(record["json"]) if "json" in record else {"text": record["text"].decode()}
+        return {"name": record["name"].decode()} | fields
+
+
+def fingerprint(config: DataConfig, identities: Mapping[str, Sequence[str]], task: str) -> str:
+    """Hash of everything that the prepared files depend on.
+
+    Args:
+        config: what is asked for; a given tokenizer counts by its content.
+        identities: of the parts of the training and of the validation source.
+        task: "" where the task reads text alone, so that all such tasks share a corpus.
+    """
+    fields = ("valid_fraction", "chunk_bytes", "max_bad_records")
+    facts = {field: getattr(config, field) for field in fields} | dict(identities) | {"task": task, "format": FORMAT}
     if config.trains_tokenizer:
         facts |= {field: getattr(config, field) for field in ("tokenizer", "vocab_size", "tokenizer_bytes")}
     else:
         facts |= {"tokenizer": files_sha256(tokenizer_files(config.tokenizer))}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def corpus_directory(config: DataConfig, identity: str) -> Path:
-    """Where the corpus of a config lies, or will lie."""
-    return Path(config.dir).expanduser() / f"{config.source}-{fingerprint(config, identity)[:16]}"
 
 
 def open_corpus(directory: str | Path) -> Corpus:

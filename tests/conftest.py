@@ -44,7 +44,7 @@ def tiny_config(directory: Path) -> ConfigDict:
     config = base.get_config()
     config.name = "test"
     config.model.update(num_layers=2, d_model=32, num_heads=4, num_kv_heads=2, d_mlp=64)
-    config.data.update(source="text", path=str(directory / "text"), dir=str(directory / "prepared"))
+    config.data.update(source=f"text,path={directory / 'text'}", dir=str(directory / "prepared"))
     config.data.update(valid_fraction=0.3, vocab_size=300, seq_len=32, batch_size=8, read_threads=0, prefetch=1)
     config.optimizer.update(warmup_steps=2, learning_rate=0.01)
     config.train.update(steps=10, log_every=1, eval_every=0, checkpoint_every=100)

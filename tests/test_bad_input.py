@@ -97,7 +97,10 @@ CASES = {
         {"data.seq_len": 100_000},
         "config.data.seq_len=100000 needs windows of 100001 tokens, but train in .* has 2410; use at most 2409",
     ),
-    "unknown source": ({"data.source": "folder"}, "config.data.source='folder' is not known; use one of stdlib, text"),
+    "unknown source": (
+        {"data.source": "folder"},
+        "config.data.source='folder': 'folder' is not known; use one of stdlib",
+    ),
     "unknown remat": ({"model.remat": "some"}, "config.model.remat='some' is not known; use one of none, full"),
     "unknown rules": ({"mesh.rules": "zero"}, "config.mesh.rules='zero' is not known; use one of zero1, zero2, zero3"),
     "unknown platform": ({"platform": "npu"}, "config.platform='npu' is not known; use 'auto', 'cpu', 'gpu' or 'tpu'"),
@@ -127,9 +130,12 @@ def test_config_error_is_named_and_leaves_no_run(config: ConfigDict, tmp_path: P
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({}, "has no file that matches config.data.pattern"),
-        ({"empty.txt": b""}, "the corpus of config.data.source='text' is empty"),
-        ({"bad.txt": b"ok \xff\xfe"}, "bad.txt is not UTF-8 .*config.data.invalid_utf8='skip'"),
+        ({}, "config.data.source='text,path=.*: .* has no file that matches pattern"),
+        ({"empty.txt": b""}, "the corpus of config.data.source='text,path=.*' is empty"),
+        (
+            {"bad.txt": b"ok \xff\xfe"},
+            "(?s)max_bad_records=0.0 .*bad.txt: column 'text' is not UTF-8 .byte 3",
+        ),
         ({"only.txt": b"one document " * 50}, "config.data.valid_fraction=0.3 leaves no document for"),
     ],
 )
@@ -137,7 +143,7 @@ def test_corpus_error_is_named(config: ConfigDict, tmp_path: Path, content: dict
     (tmp_path / "text").mkdir()
     for name, text in content.items():
         (tmp_path / "text" / name).write_bytes(text)
-    config.data.update(path=str(tmp_path / "text"), dir=str(tmp_path / "prepared"), invalid_utf8="error")
+    config.data.update(source=f"text,path={tmp_path / 'text'}", dir=str(tmp_path / "prepared"), max_bad_records=0.0)
     with pytest.raises(ValueError, match=message):
         fit(config, tmp_path / "run")
     assert not list((tmp_path / "prepared").glob("*"))
@@ -231,8 +237,8 @@ def test_command_prints_one_line_and_exits_with_2(tmp_path: Path):
 
 
 def test_disk_that_fills_up_during_preparation_leaves_nothing(corpus_directory: Path, tmp_path: Path):
-    arguments = [f"--config.data.dir={tmp_path}", "--config.data.source=text", "--config.data.vocab_size=300"]
-    arguments += [f"--config.data.path={corpus_directory / 'text'}", "--config.data.valid_fraction=0.3"]
+    arguments = [f"--config.data.dir={tmp_path}", "--config.data.vocab_size=300"]
+    arguments += [f"--config.data.source=text,path={corpus_directory / 'text'}", "--config.data.valid_fraction=0.3"]
     result = run_command("--config=configs/base.py", f"--workdir={tmp_path / 'run'}", *arguments, limit=4096)
     assert result.returncode == 2, result.stderr
     assert f"error: cannot write to config.data.dir='{tmp_path}'" in result.stderr

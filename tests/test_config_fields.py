@@ -22,8 +22,7 @@ from ml_collections import ConfigDict
 from configs import base
 from data import DataConfig, make_batches, prepare
 from data.command_line import flatten
-from data.sources import SOURCES
-from data.store import fingerprint
+from data.preparation import open_job
 from parallel import DistributedConfig, make_mesh
 from parallel.place import find_place
 from tests.helpers import uneven_batch
@@ -61,12 +60,8 @@ def first_batch(config: ConfigDict) -> str:
 
 
 def corpus(config: ConfigDict) -> str:
-    """What the prepared corpus is known by, or why there is none."""
-    data = DataConfig.of(config.data)
-    try:
-        return fingerprint(data, SOURCES[data.source](data).identity)
-    except ValueError as raised:
-        return str(raised)
+    """What the prepared corpus is known by."""
+    return open_job(DataConfig.of(config.data)).fingerprint
 
 
 def corpus_place(config: ConfigDict) -> str:
@@ -173,15 +168,12 @@ FIELDS: dict[str, tuple[Any, Callable[..., str]]] = {
     "model.dtype": ("bfloat16", step_program),
     "model.remat": ("full", step_program),
     "model.scan_unroll": (2, step_program),
-    "data.source": ("jsonl", corpus),
-    "data.path": ("", corpus),
-    "data.pattern": ("*1.txt", corpus),
-    "data.text_field": ("content", corpus),
-    "data.tfds_name": ("nothing", corpus),
+    "data.source": ("stdlib", corpus),
+    "data.valid_source": ("stdlib", corpus),
     "data.dir": (tempfile.mkdtemp(), corpus_place),
     "data.valid_fraction": (0.5, corpus),
     "data.chunk_bytes": (100, corpus),
-    "data.invalid_utf8": ("error", corpus),
+    "data.max_bad_records": (0.5, corpus),
     "data.task": ("causal_lm,x=1", error),
     "data.tokenizer": ("unigram", corpus),
     "data.vocab_size": (310, step_program),
@@ -244,7 +236,6 @@ FIELDS: dict[str, tuple[Any, Callable[..., str]]] = {
 _BY_HAND = {"distributed.coordinator": "host", "distributed.num_processes": 2, "distributed.process_id": 1}
 # Where the field acts only beside another.
 BESIDE: dict[str, dict[str, Any]] = {
-    "data.tfds_name": {"data.source": "tfds"},
     "optimizer.muon_learning_rate": {"optimizer.name": "muon"},
     "optimizer.muon_iterations": {"optimizer.name": "muon"},
     "optimizer.decay_steps": {"optimizer.schedule": "wsd"},

@@ -190,7 +190,7 @@ def test_bytes_of_words_count_the_space_before_them(tmp_path: Path):
 @pytest.fixture
 def settings(given: Path, tmp_path: Path) -> Any:
     config = base.get_config()
-    config.data.update(source="text", path=str(tmp_path / "text"), dir=str(tmp_path / "prepared"), valid_fraction=0.4)
+    config.data.update(source=f"text,path={tmp_path / 'text'}", dir=str(tmp_path / "prepared"), valid_fraction=0.4)
     config.data.update(vocab_size=320, seq_len=16, batch_size=2, read_threads=0, prefetch=1, tokenizer=str(given))
     (tmp_path / "text").mkdir()
     for i in range(12):
@@ -302,7 +302,7 @@ def broken(directory: Path, name: str, content: bytes) -> str:
 def test_what_cannot_be_used_is_named(make: Any, said: str, tmp_path: Path):
     data = base.get_config().data
     (tmp_path / "text").mkdir()
-    data.update(source="text", path=str(tmp_path / "text"), tokenizer=str(make(tmp_path)))
+    data.update(source=f"text,path={tmp_path / 'text'}", tokenizer=str(make(tmp_path)))
     with pytest.raises(ValueError, match=rf"config\.data\.tokenizer.*{said}"):
         prepare(data, log=quiet)
 

@@ -47,9 +47,14 @@ def data(tmp_path: Path) -> Any:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(some_text(i))
     data: Any = base.get_config().data
-    data.update(source="text", path=str(tmp_path / "text"), dir=str(tmp_path / "prepared"), valid_fraction=0.32)
+    data.update(source=f"text,path={tmp_path / 'text'}", dir=str(tmp_path / "prepared"), valid_fraction=0.32)
     data.update(vocab_size=300, seq_len=16, batch_size=2, read_threads=0, prefetch=1)
     return data
+
+
+def texts_of(data: Any) -> Path:
+    """The folder of the texts."""
+    return Path(data.source.removeprefix("text,path="))
 
 
 def documents(corpus: Corpus, split: str) -> dict[str, str]:
@@ -81,7 +86,7 @@ def state(directory: Path) -> dict[str, tuple[int, int]]:
 
 def test_the_split_is_by_the_hash_of_the_name(data: Any):
     corpus = prepare(data, log=quiet)
-    texts = {name: (Path(data.path) / name).read_text() for name in NAMES}
+    texts = {name: (texts_of(data) / name).read_text() for name in NAMES}
     assert documents(corpus, "valid") == {name: texts[name] for name in ("e.txt", "j.txt")}
     assert documents(corpus, "train") == {name: texts[name] for name in ("c.txt", "d.txt", "b.txt", "f/g.txt", "h.txt")}
     data.valid_fraction = 0.1
@@ -103,9 +108,10 @@ def test_metadata_counts_what_is_there(data: Any):
     for split, names in (("valid", ("e.txt", "j.txt")), ("train", ("c.txt", "d.txt", "b.txt", "f/g.txt", "h.txt"))):
         assert metadata["splits"][split] == {
             "documents": len(names),
-            "bytes": sum((Path(data.path) / name).stat().st_size for name in names),
+            "bytes": sum((texts_of(data) / name).stat().st_size for name in names),
             "tokens": (corpus.directory / f"{split}.tokens").stat().st_size // 2,
             "tokens_sha256": hashlib.sha256((corpus.directory / f"{split}.tokens").read_bytes()).hexdigest(),
+            "parts": [[0, len(names)]],
         }
     assert metadata["token_dtype"] == "<u2"
     assert metadata["vocab_size"] == 300
@@ -114,7 +120,7 @@ def test_metadata_counts_what_is_there(data: Any):
 
 def test_gzip_and_xz_are_measured_on_the_validation_text(data: Any):
     measured = prepare(data, log=quiet).metadata["compressed_bits_per_byte"]
-    text = b"".join((Path(data.path) / name).read_bytes() for name in ("e.txt", "j.txt"))
+    text = b"".join((texts_of(data) / name).read_bytes() for name in ("e.txt", "j.txt"))
     assert measured == {
         "gzip": len(gzip.compress(text, compresslevel=9)) * 8 / len(text),
         "xz": len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) * 8 / len(text),
@@ -139,7 +145,7 @@ def test_a_second_preparation_does_nothing(data: Any):
         {"tokenizer": "unigram"},
         {"valid_fraction": 0.4},
         {"chunk_bytes": 500},
-        {"invalid_utf8": "error"},
+        {"max_bad_records": 0.5},
         {"tokenizer_bytes": 3000},
     ],
     ids=str,
@@ -156,7 +162,7 @@ def test_another_setting_makes_another_folder(change: dict[str, Any], data: Any)
 
 def test_a_changed_file_makes_another_folder(data: Any):
     first = prepare(data, log=quiet)
-    (Path(data.path) / "e.txt").write_text("something else")
+    (texts_of(data) / "e.txt").write_text("something else")
     second = prepare(data, log=quiet)
     assert second.directory != first.directory
     assert documents(second, "valid")["e.txt"] == "something else"
@@ -170,40 +176,113 @@ def test_the_same_corpus_gives_the_same_files_anywhere(data: Any, tmp_path: Path
         assert (first.directory / name).read_bytes() == (second.directory / name).read_bytes()
 
 
-def test_invalid_utf8_is_left_out_counted_and_named(data: Any):
-    (Path(data.path) / "b.txt").write_bytes(b"fine \xff not")
-    (Path(data.path) / "h.txt").write_bytes("cut \u20ac".encode()[:-1])
+def test_what_cannot_be_read_is_left_out_counted_and_named(data: Any):
+    data.max_bad_records = 0.3  # two of seven are 0.286
+    (texts_of(data) / "b.txt").write_bytes(b"fine \xff not")
+    (texts_of(data) / "h.txt").write_bytes("cut \u20ac".encode()[:-1])
     log: list[str] = []
     corpus = prepare(data, log=log.append)
-    assert corpus.metadata["left_out"] == {"invalid UTF-8": 2}
+    reasons = ["b.txt: column 'text' is not UTF-8 (byte 5)", "h.txt: column 'text' is not UTF-8 (byte 4)"]
+    assert corpus.metadata["left_out"] == {"unreadable": {"count": 2, "share": 0.285714, "first": reasons}}
     assert list(documents(corpus, "train")) == ["c.txt", "d.txt", "f/g.txt"]
-    (line,) = [line for line in log if "invalid UTF-8" in line]
-    assert "b.txt" in line
-    assert "h.txt" in line
+    assert f"Left out 2 examples, 28.57% (unreadable): {', '.join(reasons)}" in log
 
 
-def test_invalid_utf8_can_be_an_error_that_names_the_file(data: Any):
-    data.invalid_utf8 = "error"
-    (Path(data.path) / "b.txt").write_bytes(b"fine \xff not")
-    with pytest.raises(ValueError, match=r"b\.txt is not UTF-8 \(byte 5\); config\.data\.invalid_utf8='skip'"):
+@pytest.mark.parametrize(("limit", "bad", "of"), [(0.0, 1, 1), (0.1, 1, 7)])
+def test_more_bad_records_than_the_limit_are_an_error_that_names_them(limit: float, bad: int, of: int, data: Any):
+    data.max_bad_records = limit
+    (texts_of(data) / "b.txt").write_bytes(b"fine \xff not")
+    says = rf"data\.source='text.*: {bad} of the first {of} .*max_bad_records={limit} .*\n  b\.txt: .*UTF-8 \(byte 5\)"
+    with pytest.raises(ValueError, match=says):
         prepare(data, log=quiet)
     assert os.listdir(data.dir) == []
 
 
 def test_repetitions_and_empty_documents_are_left_out(data: Any):
-    root = Path(data.path)
+    root = texts_of(data)
     (root / "h.txt").write_bytes((root / "e.txt").read_bytes())
     (root / "b.txt").write_bytes(b"")
     (root / "f" / "g.txt").write_bytes(b"\n")  # not empty
     corpus = prepare(data, log=quiet)
-    assert corpus.metadata["left_out"] == {"exact repetition": 1, "empty": 1}
+    assert corpus.metadata["left_out"] == {
+        "empty": {"count": 1, "share": 0.142857, "first": ["b.txt"]},
+        "exact repetition": {"count": 1, "share": 0.142857, "first": ["h.txt"]},
+    }
     assert sorted(all_documents(corpus)) == ["c.txt", "d.txt", "e.txt", "f/g.txt", "j.txt"]
+
+
+def test_what_repeats_a_held_out_example_is_no_training_example(data: Any):
+    """Also where it comes first: c.txt is read before e.txt."""
+    root = texts_of(data)
+    (root / "e.txt").write_bytes((root / "c.txt").read_bytes())
+    corpus = prepare(data, log=quiet)
+    assert sorted(documents(corpus, "valid")) == ["e.txt", "j.txt"]
+    assert sorted(documents(corpus, "train")) == ["b.txt", "d.txt", "f/g.txt", "h.txt"]
+
+
+def other_texts(tmp_path: Path, **contents: str) -> str:
+    """A source of documents named like the arguments."""
+    (tmp_path / "other").mkdir(exist_ok=True)
+    for name, content in contents.items():
+        (tmp_path / "other" / f"{name}.txt").write_text(content)
+    return f"text,path={tmp_path / 'other'}"
+
+
+def test_a_validation_source_is_kept_whole_and_its_copies_leave_the_training_split(data: Any, tmp_path: Path):
+    copied = (texts_of(data) / "c.txt").read_text()
+    data.valid_source = other_texts(tmp_path, one=copied, two="twice", three="twice")
+    corpus = prepare(data, log=quiet)
+    assert documents(corpus, "valid") == {"one.txt": copied, "three.txt": "twice", "two.txt": "twice"}
+    assert sorted(documents(corpus, "train")) == ["b.txt", "d.txt", "e.txt", "f/g.txt", "h.txt", "j.txt"]
+    assert corpus.metadata["left_out"] == {"exact repetition": {"count": 1, "share": 0.1, "first": ["c.txt"]}}
+
+
+def test_a_corpus_may_have_a_validation_split_alone(data: Any, tmp_path: Path):
+    tokenizer = prepare(data, log=quiet).directory
+    data.update(source="", valid_source=other_texts(tmp_path, one="a text " * 20), tokenizer=str(tokenizer))
+    corpus = prepare(data, log=quiet)
+    assert list(corpus.metadata["splits"]) == ["valid"]
+    assert corpus.records("valid")[0] == {"name": "one.txt", "text": "a text " * 20}
+    assert next(eval_batches(data))["weights"].sum() > 16
+    with pytest.raises(ValueError, match=r"has no train split, only valid: config\.data\.source was empty"):
+        next(make_batches(data))
+
+
+def test_a_validation_split_alone_needs_a_tokenizer(data: Any, tmp_path: Path):
+    data.update(source="", valid_source=other_texts(tmp_path, one="a"))
+    with pytest.raises(ValueError, match=r"config\.data\.tokenizer='bpe' is trained on config\.data\.source, which is"):
+        prepare(data, log=quiet)
+    data.valid_source = ""
+    with pytest.raises(ValueError, match=r"config\.data\.source='' is empty; use one of stdlib, text"):
+        prepare(data, log=quiet)
+
+
+@pytest.mark.parametrize("share", ["weight=2", "epochs=1"])
+def test_a_validation_source_has_no_shares(share: str, data: Any, tmp_path: Path):
+    data.valid_source = f"{other_texts(tmp_path, one='a')},{share}"
+    with pytest.raises(
+        ValueError, match=r"config\.data\.valid_source=.* has a weight or epochs, but all of it is read"
+    ):
+        prepare(data, log=quiet)
+
+
+def test_an_empty_source_beside_another_is_named(data: Any, tmp_path: Path):
+    data.valid_source = other_texts(tmp_path, one="")
+    with pytest.raises(ValueError, match=r"config\.data\.valid_source='text,.*' has no example"):
+        prepare(data, log=quiet)
+
+
+def test_a_bad_source_is_not_read_to_its_end(data: Any, tmp_path: Path):
+    (tmp_path / "bad.jsonl").write_text("no\n" * 20_000)
+    data.source = f"jsonl,path={tmp_path / 'bad.jsonl'}"
+    with pytest.raises(ValueError, match=r"101 of the first 101 records cannot be read"):
+        prepare(data, log=quiet)
 
 
 def test_an_empty_corpus_is_named(data: Any):
     for name in NAMES:
-        (Path(data.path) / name).write_bytes(b"")
-    with pytest.raises(ValueError, match=r"corpus of config\.data\.source='text' is empty"):
+        (texts_of(data) / name).write_bytes(b"")
+    with pytest.raises(ValueError, match=r"corpus of config\.data\.source='text.*' is empty"):
         prepare(data, log=quiet)
     assert os.listdir(data.dir) == []
 
@@ -220,12 +299,12 @@ def test_a_split_without_documents_names_the_keys_that_help(fraction: float, spl
 def test_chunks_end_at_line_ends_and_make_up_the_document(data: Any):
     data.chunk_bytes = 100
     long_line = "".join(f"{i}\u20ac\U0001f600" for i in range(60))  # of characters of 1, 3 and 4 bytes
-    (Path(data.path) / "b.txt").write_text(f"first\n{long_line}\nlast\r\n")
+    (texts_of(data) / "b.txt").write_text(f"first\n{long_line}\nlast\r\n")
     corpus = prepare(data, log=quiet)
     assert corpus.metadata["left_out"] == {}
     chunks = {(name.split("@")[0], int(name.split("@")[1])): text for name, text in all_documents(corpus).items()}
     for name in NAMES:
-        content = (Path(data.path) / name).read_bytes()
+        content = (texts_of(data) / name).read_bytes()
         mine = sorted((offset, text.encode()) for (of, offset), text in chunks.items() if of == name)
         assert b"".join(text for _, text in mine) == content
         assert [content[offset:][: len(text)] for offset, text in mine] == [text for _, text in mine]
@@ -237,16 +316,16 @@ def test_chunks_end_at_line_ends_and_make_up_the_document(data: Any):
 
 
 def test_a_document_is_not_cut_when_it_is_short_enough(data: Any):
-    sizes = [(Path(data.path) / name).stat().st_size for name in NAMES]
+    sizes = [(texts_of(data) / name).stat().st_size for name in NAMES]
     data.chunk_bytes = max(sizes)
     assert sorted(all_documents(prepare(data, log=quiet))) == sorted(NAMES)
 
 
 def test_the_smallest_chunks_cut_no_character(data: Any):
     data.update(chunk_bytes=4, vocab_size=330)
-    (Path(data.path) / "e.txt").write_text("\U0001f600\U0001f601a\U0001f602\u20ac\u20ad\u00e9b\u00e8\U0001f603")
+    (texts_of(data) / "e.txt").write_text("\U0001f600\U0001f601a\U0001f602\u20ac\u20ad\u00e9b\u00e8\U0001f603")
     corpus = prepare(data, log=quiet)
-    assert "invalid UTF-8" not in corpus.metadata["left_out"]
+    assert "unreadable" not in corpus.metadata["left_out"]
     data.chunk_bytes = 3
     with pytest.raises(ValueError, match=r"config\.data\.chunk_bytes=3"):
         prepare(data, log=quiet)

@@ -14,21 +14,29 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from configs import base
-from data import SOURCES, DataConfig, prepare
+from data import SOURCES, Broken, Source, prepare
+from data.sources import open_sources
 
 
-def settings(source: str, path: Path | str = "", **changes: Any) -> DataConfig:
-    data: Any = base.get_config().data
-    data.update(source=source, path=str(path), **changes)
-    return DataConfig.of(data)
+def opened(kind: str, path: Path | str, **options: str) -> Source:
+    """A source, chosen as a config does."""
+    pairs = "".join(f",{name}={value}" for name, value in options.items())
+    (source,) = open_sources("config.data.source", f"{kind},path={path}{pairs}")
+    return source
 
 
-def read(config: DataConfig) -> dict[str, bytes]:
-    return dict(SOURCES[config.source](config).documents())
+def read(source: Source) -> dict[str, Any]:
+    """Names and fields; of what is broken the reason."""
+    records = list(source.examples())
+    assert len({record.name for record in records}) == len(records)
+    return {record[0]: record[1] for record in records}
 
 
-def identity(config: DataConfig) -> str:
-    return SOURCES[config.source](config).identity
+def texts(source: Source) -> dict[str, Any]:
+    """Names and texts, where there is nothing but text."""
+    found = read(source)
+    assert all(list(fields) == ["text"] for fields in found.values())
+    return {name: fields["text"] for name, fields in found.items()}
 
 
 def write(root: Path, **contents: str | bytes) -> Path:
@@ -64,7 +72,8 @@ def write_dataset(directory: Path, texts: list[str]) -> None:
 
 
 def test_stdlib_has_pythons_own_sources_and_no_tests_or_installed_packages():
-    documents = read(settings("stdlib"))
+    (source,) = open_sources("config.data.source", "stdlib")
+    documents = texts(source)
     root = Path(sysconfig.get_paths()["stdlib"])
     assert documents["argparse.py"] == (root / "argparse.py").read_bytes()
     assert documents["json/decoder.py"] == (root / "json" / "decoder.py").read_bytes()
@@ -74,157 +83,190 @@ def test_stdlib_has_pythons_own_sources_and_no_tests_or_installed_packages():
 
 
 def test_text_reads_the_files_that_match_the_pattern_at_any_depth(tmp_path: Path):
-    write(tmp_path, b__txt="B", a__txt="A", a__md="no")
+    write(tmp_path, b__txt="B", a__txt="A", a__md="no", d__txt__gz=gzip.compress(b"D"))
     (tmp_path / "sub").mkdir()
     write(tmp_path / "sub", c__txt=b"\xff")
-    assert list(read(settings("text", tmp_path)).items()) == [("a.txt", b"A"), ("b.txt", b"B"), ("sub/c.txt", b"\xff")]
-    assert read(settings("text", tmp_path, pattern="*.md")) == {"a.md": b"no"}
+    found = list(texts(opened("text", tmp_path)).items())
+    assert found == [("a.txt", b"A"), ("b.txt", b"B"), ("sub/c.txt", b"\xff")]
+    assert texts(opened("text", tmp_path, pattern="*.md")) == {"a.md": b"no"}
+    assert texts(opened("text", tmp_path, pattern="d.*")) == {"d.txt.gz": b"D"}
 
 
 def test_text_reads_one_file_whatever_the_pattern(tmp_path: Path):
     write(tmp_path, a__md="A", b__txt="B")
-    assert read(settings("text", tmp_path / "a.md")) == {"a.md": b"A"}
+    assert texts(opened("text", tmp_path / "a.md")) == {"a.md": b"A"}
 
 
 def test_a_file_name_that_is_not_utf8_is_a_name_like_others(tmp_path: Path):
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.txt")).write_text("text")
-    config = settings("text", tmp_path)
-    (name,) = read(config)
+    (name,) = texts(opened("text", tmp_path))
     assert name.encode().endswith(b".txt")
-    assert identity(config)
 
 
-@pytest.mark.parametrize("source", ["text", "jsonl"])
-def test_a_path_without_files_is_named(source: str, tmp_path: Path):
-    with pytest.raises(ValueError, match=r"config\.data\.path is empty"):
-        read(settings(source))
-    with pytest.raises(ValueError, match=r"config\.data\.path='.*nothing' is neither"):
-        read(settings(source, tmp_path / "nothing"))
-    with pytest.raises(ValueError, match=r"config\.data\.pattern='\*\.none'"):
-        read(settings(source, tmp_path, pattern="*.none"))
+@pytest.mark.parametrize("kind", ["text", "jsonl"])
+def test_a_path_without_files_is_named(kind: str, tmp_path: Path):
+    with pytest.raises(ValueError, match=rf"config\.data\.source='{kind},path=': path='' is neither"):
+        opened(kind, "")
+    with pytest.raises(ValueError, match=rf"config\.data\.source='{kind},path=.*': path='.*nothing' is neither"):
+        opened(kind, tmp_path / "nothing")
+    with pytest.raises(ValueError, match=r"has no file that matches pattern='\*\.none'"):
+        opened(kind, tmp_path, pattern="*.none")
 
 
-def test_jsonl_names_documents_by_file_and_line(tmp_path: Path):
+def test_jsonl_names_examples_by_file_and_line(tmp_path: Path):
     write(tmp_path, a__jsonl='{"text": "one", "other": 1}\n\n  \n{"text": "tw\\u00f6"}')
     write(tmp_path, b__jsonl__gz=gzip.compress(b'\xef\xbb\xbf{"text": "three"}\r\n{"text": ""}\n'))
-    assert read(settings("jsonl", tmp_path, pattern="*.jsonl*")) == {
-        "a.jsonl:1": b"one",
-        "a.jsonl:4": "twö".encode(),
-        "b.jsonl.gz:1": b"three",
-        "b.jsonl.gz:2": b"",
+    assert read(opened("jsonl", tmp_path)) == {
+        "a.jsonl:1": {"text": "one", "other": 1},
+        "a.jsonl:4": {"text": "twö"},
+        "b.jsonl.gz:1": {"text": "three"},
+        "b.jsonl.gz:2": {"text": ""},
     }
 
 
-def test_jsonl_takes_the_field_of_the_config(tmp_path: Path):
-    write(tmp_path, a__jsonl='{"text": "one", "body": "two"}\n')
-    assert read(settings("jsonl", tmp_path / "a.jsonl", text_field="body")) == {"a.jsonl:1": b"two"}
+def test_columns_have_the_names_that_tasks_use(tmp_path: Path):
+    write(tmp_path, a__jsonl='{"review": "good", "text": "no", "sentiment": 1, "id": 7}\n{"review": "bad"}\n')
+    assert read(opened("jsonl", tmp_path, rename="review:text/sentiment:label")) == {
+        "a.jsonl:1": {"id": 7, "text": "good", "label": 1},
+        "a.jsonl:2": "no column 'sentiment' to rename; there are review",
+    }
+    with pytest.raises(ValueError, match=r"config\.data\.source='jsonl,.*rename='review' is not of the form old:new"):
+        opened("jsonl", tmp_path, rename="review")
+
+
+@pytest.mark.parametrize(
+    "line", ["{'text': 1}", "{", "[" * 100_000, '{\0"a', "[]", "null", b'{"text": "\xff"}'], ids=range(7)
+)
+def test_a_jsonl_line_that_is_no_object_is_named(line: str | bytes, tmp_path: Path):
+    content = b'{"text": "fine"}\n' + (line if isinstance(line, bytes) else line.encode()) + b'\n{"text": "too"}'
+    write(tmp_path, a__jsonl=content)
+    found = read(opened("jsonl", tmp_path))
+    assert list(found) == ["a.jsonl:1", "a.jsonl:2", "a.jsonl:3"]
+    assert ("not UTF-8" if isinstance(line, bytes) else "not a JSON object") in found["a.jsonl:2"]
 
 
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("{'text': 1}", "not a JSON object"),
-        ("{", "not a JSON object"),
-        ("[" * 100_000, "not a JSON object"),
-        ('{\0"a', "not a JSON object"),
-        ("[]", "config.data.text_field='text'; the line has list"),
-        ("null", "config.data.text_field='text'; the line has NoneType"),
-        ('{"txt": "x", "id": 1}', "config.data.text_field='text'; the line has txt, id"),
-        ('{"text": 5}', "config.data.text_field='text'"),
-        ('{"text": null}', "config.data.text_field='text'"),
-        ('{"text": ["x"]}', "config.data.text_field='text'"),
+        ('{"txt": "x", "id": 1}', "no column 'text'; there are txt, id"),
+        ('{"text": 5}', "column 'text' is int, not str"),
+        ('{"text": null}', "column 'text' is NoneType, not str"),
+        ('{"text": ["x"]}', "column 'text' is list, not str"),
+        ('{"text": "\\ud800"}', "column 'text' is not UTF-8 (byte 0)"),
     ],
 )
-def test_a_jsonl_line_without_text_is_named(line: str, says: str, tmp_path: Path):
+def test_a_wrong_column_is_named_with_file_and_line(line: str, says: str, tmp_path: Path):
     write(tmp_path, a__jsonl=f'{{"text": "fine"}}\n{line}\n')
+    data: Any = base.get_config().data
+    data.update(source=f"jsonl,path={tmp_path}", dir=str(tmp_path / "prepared"))
     with pytest.raises(ValueError) as error:  # noqa: PT011
-        read(settings("jsonl", tmp_path / "a.jsonl"))
-    assert "a.jsonl:2: " in str(error.value)
-    assert says in str(error.value)
+        prepare(data, log=lambda line: None)
+    assert str(error.value).splitlines()[1:] == [f"  a.jsonl:2: {says}"]
 
 
-@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"text")[:-9]], ids=["other", "cut off"])
-def test_a_damaged_gzip_file_is_named(content: bytes, tmp_path: Path):
-    write(tmp_path, a__jsonl__gz=content)
-    with pytest.raises(ValueError, match=r"a\.jsonl\.gz"):
-        prepare(settings("jsonl", tmp_path / "a.jsonl.gz", dir=str(tmp_path)), log=lambda line: None)
+@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"{}\n" * 9)[:-9]], ids=["other", "cut off"])
+def test_a_damaged_file_is_named_and_the_next_one_is_read(content: bytes, tmp_path: Path):
+    write(tmp_path, a__jsonl__gz=content, b__jsonl="{}")
+    *_, broken, last = opened("jsonl", tmp_path).examples()
+    assert isinstance(broken, Broken)
+    assert broken.name.startswith("a.jsonl.gz:")
+    assert broken.reason.startswith("cannot be read: ")
+    assert last == ("b.jsonl:1", {})
 
 
 def test_tfds_reads_a_prepared_dataset_by_its_name(tmp_path: Path):
     write_dataset(tmp_path, ["Rosen", "Über\nallen Gipfeln"])
-    documents = read(settings("tfds", tmp_path, tfds_name="tiny_poems", text_field="poem"))
-    assert documents == {"train/0": b"Rosen", "train/1": "Über\nallen Gipfeln".encode()}
+    assert read(opened("tfds", tmp_path, name="tiny_poems")) == {
+        "train/0": {"poem": b"Rosen", "lines": 1},
+        "train/1": {"poem": "Über\nallen Gipfeln".encode(), "lines": 1},
+    }
 
 
-def test_tfds_names_the_key_of_an_unknown_dataset_and_how_to_prepare_one(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"config\.data\.tfds_name='tiny_poms'") as error:
-        read(settings("tfds", tmp_path, tfds_name="tiny_poms"))
+def test_tfds_names_an_unknown_dataset_and_how_to_prepare_one(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"config\.data\.source='tfds,.*: name='tiny_poms'") as error:
+        opened("tfds", tmp_path, name="tiny_poms")
     assert "download_and_prepare(file_format='array_record')" in str(error.value)
     assert len(str(error.value).splitlines()) <= 3  # not the list of all datasets there are
 
 
-def test_tfds_names_the_key_of_a_field_that_is_not_there_and_the_legal_ones(tmp_path: Path):
+def test_tfds_names_the_splits_there_are(tmp_path: Path):
     write_dataset(tmp_path, ["Rosen"])
-    with pytest.raises(ValueError, match=r"config\.data\.text_field='text' .* use one of (poem, lines|lines, poem)"):
-        read(settings("tfds", tmp_path, tfds_name="tiny_poems"))
+    with pytest.raises(ValueError, match=r"split='test' is not in name='tiny_poems'; use one of train"):
+        opened("tfds", tmp_path, name="tiny_poems", split="test")
 
 
-def test_tfds_names_the_key_of_a_field_that_is_no_text(tmp_path: Path):
-    write_dataset(tmp_path, ["Rosen"])
-    with pytest.raises(ValueError, match=r"config\.data\.text_field='lines'"):
-        read(settings("tfds", tmp_path, tfds_name="tiny_poems", text_field="lines"))
-
-
-def test_every_source_gives_the_same_documents_twice(tmp_path: Path):
+def test_every_source_gives_the_same_examples_twice(tmp_path: Path):
     write(tmp_path, a__txt="A", b__txt="B", c__jsonl='{"text": "C"}\n{"text": "D"}\n')
     write_dataset(tmp_path, ["E", "F"])
-    configs = [
-        settings("stdlib"),
-        settings("text", tmp_path),
-        settings("jsonl", tmp_path, pattern="*.jsonl"),
-        settings("tfds", tmp_path, tfds_name="tiny_poems", text_field="poem"),
-    ]
-    assert {config.source for config in configs} == set(SOURCES)
-    for config in configs:
-        source = SOURCES[config.source](config)
-        first = list(source.documents())
+    chosen = {
+        "stdlib": "stdlib",
+        "text": f"text,path={tmp_path}",
+        "jsonl": f"jsonl,path={tmp_path}",
+        "tfds": f"tfds,path={tmp_path},name=tiny_poems,rename=poem:text",
+    }
+    assert set(chosen) == set(SOURCES)
+    for text in chosen.values():
+        (source,) = open_sources("config.data.source", text)
+        first = list(source.examples())
         assert len(first) >= 2
-        assert len({document.name for document in first}) == len(first)
-        assert list(source.documents()) == first
-        assert list(SOURCES[config.source](config).documents()) == first
-        assert identity(config) == source.identity
+        assert list(source.examples()) == first
+        (again,) = open_sources("config.data.source", text)
+        assert list(again.examples()) == first
+        assert again.identity == source.identity
 
 
 def test_identity_changes_with_the_size_time_name_and_number_of_files(tmp_path: Path):
-    for config in (settings("text", tmp_path), settings("jsonl", tmp_path)):
+    for kind, path in (("text", tmp_path), ("jsonl", tmp_path)):
+        options = {"pattern": "*.txt"}
         write(tmp_path, a__txt=json.dumps({"text": "A"}))
-        seen = [identity(config)]
+        seen = [opened(kind, path, **options).identity]
         write(tmp_path, a__txt=json.dumps({"text": "longer"}))
-        seen.append(identity(config))
+        seen.append(opened(kind, path, **options).identity)
         os.utime(tmp_path / "a.txt", (1, 1))
-        seen.append(identity(config))
+        seen.append(opened(kind, path, **options).identity)
         write(tmp_path, a__txt=json.dumps({"text": "longer still"}))
         os.utime(tmp_path / "a.txt", (1, 1))
-        seen.append(identity(config))
+        seen.append(opened(kind, path, **options).identity)
         write(tmp_path, b__txt=json.dumps({"text": "B"}))
-        seen.append(identity(config))
+        seen.append(opened(kind, path, **options).identity)
         (tmp_path / "b.txt").rename(tmp_path / "c.txt")
-        seen.append(identity(config))
-        assert len(set(seen)) == 6
+        seen.append(opened(kind, path, **options).identity)
+        seen.append(opened(kind, path, rename="text:body", **options).identity)
+        assert len(set(seen)) == 7
         (tmp_path / "c.txt").unlink()
+
+
+def test_identity_stays_when_a_folder_moves_or_has_another_share(tmp_path: Path):
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+        write(tmp_path / place, a__txt="A")
+        os.utime(tmp_path / place / "a.txt", (1, 1))
+    assert opened("text", tmp_path / "here").identity == opened("text", tmp_path / "there", weight="3").identity
 
 
 def test_identity_of_a_tfds_dataset_changes_when_it_is_prepared_with_other_texts(tmp_path: Path):
     found = []
-    for directory, texts in ((tmp_path / "1", ["one"]), (tmp_path / "2", ["another one"])):
+    for directory, poems in ((tmp_path / "1", ["one"]), (tmp_path / "2", ["another one"])):
         directory.mkdir()
-        write_dataset(directory, texts)
-        found.append(identity(settings("tfds", directory, tfds_name="tiny_poems", text_field="poem")))
+        write_dataset(directory, poems)
+        found.append(opened("tfds", directory, name="tiny_poems").identity)
     assert found[0] != found[1]
 
 
-def test_an_unknown_source_is_told_the_known_ones(tmp_path: Path):
-    with pytest.raises(
-        ValueError, match=r"config\.data\.source='csv' is not known; use one of stdlib, text, jsonl, tfds"
-    ):
-        prepare(settings("csv", tmp_path))
+def test_an_unknown_source_is_told_the_known_ones():
+    says = r"config\.data\.source='xls': 'xls' is not known; use one of stdlib, text, jsonl, "
+    with pytest.raises(ValueError, match=says):
+        open_sources("config.data.source", "xls")
+
+
+def test_an_option_that_a_source_has_not_is_told_those_it_has():
+    says = r"'file' is no option of 'jsonl'; it has path=\.\.\., pattern=\.\.\., rename=\.\.\., weight=\.\.\., epochs"
+    with pytest.raises(ValueError, match=says):
+        open_sources("config.data.source", "stdlib + jsonl,file=x")
+
+
+def test_parts_are_joined_by_a_plus_that_stands_in_no_quotes(tmp_path: Path):
+    (tmp_path / "b + c").mkdir()
+    write(tmp_path / "b + c", a__txt="A")
+    both = open_sources("config.data.source", f'stdlib,weight=2 + text,path="{tmp_path / "b + c"}"')
+    assert [len(texts(source)) for source in both][1] == 1

@@ -215,7 +215,7 @@ def test_weighted_target_bytes_add_up_to_the_bytes_of_the_texts(
     config.data.update(packing=packing, batch_size=batch_size)
     held_out = [
         path
-        for path in Path(config.data.path).glob("*.txt")
+        for path in Path(config.data.source.removeprefix("text,path=")).glob("*.txt")
         if int(hashlib.sha1(path.name.encode()).hexdigest()[:16], 16) / 16**16 < 0.3
     ]
     counted = sum((batch["target_bytes"] * batch["weights"]).sum() for batch in eval_batches(config.data))

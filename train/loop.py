@@ -11,7 +11,7 @@ from etils import epath
 from jax import Array
 from jax.sharding import Mesh
 
-from data import Corpus, DataConfig, make_batches, open_rows, prepare
+from data import Corpus, DataConfig, TrainingRows, make_batches, open_rows, prepare
 from model import count_params, forward_flops
 from parallel import check_platform, has_accelerator, in_turns, local_rows, make_mesh, shard_batch, start
 
@@ -80,7 +80,7 @@ def fit(config: Any, workdir: str | os.PathLike[str]) -> Result:
     check_space(workdir, checkpoint_bytes, config.train.keep_checkpoints + 1)
     corpus = in_turns("prepare", lambda: prepare(config.data, log=_log))
     check_equal_corpora(corpus)
-    _check_corpus(config, corpus, workdir)
+    order = _check_corpus(config, corpus, workdir)
     if writes:
         write_run(workdir, config, corpus)
 
@@ -89,7 +89,7 @@ def fit(config: Any, workdir: str | os.PathLike[str]) -> Result:
         first = checkpoints.latest_step() or 0
         if first > config.train.steps:
             raise ValueError(f"config.train.steps={config.train.steps}, but --workdir={workdir} is at step {first}")
-        _log(_describe(config, mesh, corpus, first))
+        _log(_describe(config, mesh, corpus, order, first))
         state = restore_state(checkpoints, first, target) if first else first_state(config, mesh)
         with _recorder(config, mesh, workdir, first, writes) as recorder:
             result = _train(config, mesh, state, corpus, checkpoints, recorder)
@@ -159,26 +159,30 @@ def _recorder(config: Any, mesh: Mesh, workdir: epath.Path, start: int, writes: 
     )
 
 
-def _check_corpus(config: Any, corpus: Corpus, workdir: epath.Path) -> None:
-    """Checks that the corpus suits the config and is that of the run.
+def _check_corpus(config: Any, corpus: Corpus, workdir: epath.Path) -> TrainingRows:
+    """Checks that the corpus suits the config and is that of the run; returns the order of its rows.
 
     Raises:
         ValueError: a split is shorter than a window, a prompt too long, or the corpus another.
     """
     check_same_corpus(workdir, corpus)
-    for split in ("train", "valid"):
-        open_rows(DataConfig.of(config.data), corpus, split)
+    order = TrainingRows(DataConfig.of(config.data), corpus, config.seed)
+    open_rows(DataConfig.of(config.data), corpus, "valid")
     if config.sample.prompts:
         check_prompts(config, corpus.tokenizer, config.sample.prompts)
+    return order
 
 
-def _describe(config: Any, mesh: Mesh, corpus: Corpus, start: int) -> str:
+def _describe(config: Any, mesh: Mesh, corpus: Corpus, order: TrainingRows, start: int) -> str:
     sizes = " ".join(f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1) or "one device"
     lines = [
         f"{config.name}: {count_params(make_model(config).config)['total']:,} parameters, "
         f"{corpus.metadata['splits']['train']['tokens']:,} training tokens, {jax.devices()[0].device_kind} ({sizes}), "
         + (f"continuing at step {start} of {config.train.steps}" if start else f"{config.train.steps} steps")
     ]
+    epochs = order.epochs(config.train.steps * config.data.batch_size)
+    parts = corpus.metadata["source"].split("+")
+    lines.append("Epochs: " + ", ".join(f"{n:.2f} of {part}" for n, part in zip(epochs, parts, strict=True)))
     if mesh.shape["stage"] > 1:
         schedule = schedule_of(config, mesh)
         lines.append(

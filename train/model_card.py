@@ -44,7 +44,7 @@ def model_card(config: Any, workdir: epath.Path, step: int, imported: dict[str, 
 def _training(config: Any, workdir: epath.Path, step: int) -> dict[str, str]:
     tokens = step * config.data.batch_size * config.data.seq_len
     facts = {
-        "trained on": f"{config.data.source} {config.data.tfds_name or config.data.path}".strip(),
+        "trained on": config.data.source,
         "started from": config.init_from or "random parameters",
         "updates": f"{step:,}",
         "tokens in their batches": f"{tokens:,}",

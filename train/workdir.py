@@ -22,6 +22,7 @@ from etils import epath
 from data import Corpus, Tokenizer, load_tokenizer
 from data.command_line import flatten, load_config
 from data.config import TRAINED
+from data.mixture import read_shares
 from parallel import check_shared, exchange, name_of
 
 IMPORTED = "imported.json"  # tells that no training led here
@@ -29,7 +30,7 @@ IMPORTED = "imported.json"  # tells that no training led here
 # Fields of `model` and `data` that may change between restarts: neither parameters nor the order of examples follow.
 FREE_OF_MODEL = ("dropout", "dtype", "remat", "scan_unroll")
 _FREE = {f"model.{field}" for field in FREE_OF_MODEL} | {
-    f"data.{field}" for field in ("dir", "path", "pattern", "read_threads", "prefetch")
+    f"data.{field}" for field in ("dir", "read_threads", "prefetch")
 }
 _SHAPES = ("data.vocab_size",)  # with `model` and `optimizer`: what the shapes of the state follow from
 _FIXED = ("model.", "data.", "seed", "optimizer.name", "train.objective", "init_from")
@@ -50,6 +51,10 @@ def config_difference(old: Any, new: Any) -> tuple[dict[str, tuple[Any, Any]], d
     fixed = {key: pair for key, pair in changed.items() if key.startswith(_FIXED) and key not in _FREE}
     if not set(TRAINED) & set(fixed.get("data.tokenizer", TRAINED)):
         del fixed["data.tokenizer"]  # another path: `check_same_corpus` compares what lies there
+    for field in {"data.source", "data.valid_source"} & set(fixed):  # likewise, if the parts have the same shares
+        old, new = fixed[field]
+        if old and new and read_shares(old) == read_shares(new):
+            del fixed[field]
     return fixed, {key: pair for key, pair in changed.items() if key not in fixed}
 
 
@@ -158,7 +163,7 @@ def check_equal_corpora(corpus: Corpus) -> None:
         if other:
             raise ValueError(
                 f"{fact} of the prepared data differs: {', '.join(name_of(i) for i in other[:8])} from {name_of(0)}; "
-                "give all hosts the same config.data.path, or one config.data.dir that they share"
+                "give all hosts the same config.data.source, or one config.data.dir that they share"
             )
 
 
