@@ -91,7 +91,7 @@ def beam_search(
         model: the Transformer.
         params: its parameters.
         prompt_BP: token ids, padded on the right; of an encoder-decoder, what the decoder begins with.
-        lengths_B: tokens in each prompt, at least 1.
+        lengths_B: tokens in each prompt; a row of none only fills up the batch, and its search is over at once.
         max_tokens: where the sequences end that have not done so before.
         room: tokens G that can be written at most; the program is compiled for it, and runs for any `max_tokens` up to
             it.
@@ -122,7 +122,7 @@ def beam_search(
         found_BNG=empty_BNG,
         found_scores_BN=jnp.full((B, N), NOTHING),
         is_found_BN=jnp.zeros((B, N), bool),
-        is_open_B=jnp.ones((B,), bool),
+        is_open_B=lengths_B > 0,
     )
     grow = functools.partial(_grow, max_tokens=max_tokens, beams=beams, eos_id=eos_id)
     search = grow(search, jnp.broadcast_to(logits_BV[:, None], (B, N, V)))

@@ -76,7 +76,7 @@ def read_prompts(
         cache=init_cache(model.config, B, P + room, memory_slots=memory_slots),
         **memory,
     )
-    return jnp.take_along_axis(logits_BPV, (lengths_B - 1)[:, None, None], axis=1)[:, 0], cache
+    return jnp.take_along_axis(logits_BPV, jnp.maximum(lengths_B - 1, 0)[:, None, None], axis=1)[:, 0], cache
 
 
 def _padded(lengths_B: Array, length: int) -> tuple[Array, Array]:
@@ -139,7 +139,7 @@ def begin(
         keys_B=keys_B,
         count=jnp.zeros((), jnp.int32),
         tokens_BG=jnp.full((B, room), eos_id, jnp.int32),
-        ended_B=jnp.zeros((B,), bool),
+        ended_B=lengths_B == 0,
         seen_BV=seen_BV,
     )
     return settle(_write(start, logits_BV, sampling, eos_id))
@@ -219,7 +219,7 @@ def generate(
         model: the Transformer.
         params: its parameters.
         prompt_BP: token ids, padded on the right; of an encoder-decoder, what the decoder begins with.
-        lengths_B: tokens in each prompt, at least 1.
+        lengths_B: tokens in each prompt; a row of none only fills up the batch, and has ended before it began.
         key: a JAX key; row i draws with `fold_in(key, i)`.
         max_tokens: tokens G to generate.
         sampling: how they are drawn.
