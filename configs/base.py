@@ -139,7 +139,6 @@ def get_config() -> ConfigDict:
     sample = config.sample = ConfigDict()
     sample.prompts = ("def ", "import ", "class ")  # continued at the end of training; () is none
     sample.max_tokens = 48  # length of a sample
-    sample.temperature = 0.8  # 0: the most likely token
-    sample.top_k = 0  # draw from this many of the most likely tokens; 0: all
-    sample.top_p = 0.95  # draw from the most likely tokens that make up this probability; 1: all
+    sample.strategy = "sample"  # greedy, sample[,temperature=0.8][,top_k=0][,top_p=0.95][,min_p=0.05] or beam[,beams=4]
+    sample.stop = ()  # texts that end a sample before them, such as ("\n\n",)
     return config

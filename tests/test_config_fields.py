@@ -229,9 +229,8 @@ FIELDS: dict[str, tuple[Any, Callable[..., str]]] = {
     "train.keep_every": (2, run),
     "sample.prompts": ((), run),
     "sample.max_tokens": (9, samples),
-    "sample.temperature": (0.0, samples),
-    "sample.top_k": (1, samples),
-    "sample.top_p": (0.01, samples),
+    "sample.strategy": ("greedy", samples),
+    "sample.stop": (("e",), samples),
 }
 _BY_HAND = {"distributed.coordinator": "host", "distributed.num_processes": 2, "distributed.process_id": 1}
 # Where the field acts only beside another.
