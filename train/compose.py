@@ -22,8 +22,10 @@ from parallel import (
 )
 from parallel.sharding import Rules
 
+from .best import Best
 from .objective import make_objective
 from .optimizer import make_optimizer
+from .trainable import trained_part
 
 
 def make_model(config: Any, mesh: Mesh | None = None) -> Transformer:
@@ -192,6 +194,8 @@ def preflight(config: Any, mesh: Mesh) -> None:
             raise ValueError(f"config.train.{field}={config.train[field]} must be 0 or more")
     make_objective(config)
     make_optimizer(config)
+    trained_part(config)
+    Best.of(config)
     check_sampling(config)
 
 

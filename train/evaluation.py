@@ -16,6 +16,7 @@ from data import Corpus, eval_batches
 from parallel import local_rows, on_mesh, shard_batch, to_host
 
 from .compose import make_model, rules_of
+from .distill import without_teacher
 from .objective import make_objective
 
 EvalStep = Callable[[Any, dict[str, Array]], dict[str, Array]]
@@ -23,7 +24,7 @@ EvalStep = Callable[[Any, dict[str, Array]], dict[str, Array]]
 
 def make_eval_step(config: Any, mesh: Mesh) -> EvalStep:
     """Builds the jit-compiled function (params, batch) -> sums over the batch, which `evaluate` adds up."""
-    model, objective = make_model(config, mesh), make_objective(config)
+    model, objective = make_model(config, mesh), make_objective(without_teacher(config))
 
     def eval_step(params: Any, batch: dict[str, Array]) -> dict[str, Array]:
         _, weight, sums = objective(model.apply, params, batch, None)

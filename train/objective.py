@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from . import distill
+
 # (apply_fn, params, batch, dropout keys or None) -> (sum of losses, sum of weights, sums of metrics); among the metrics
 # is "nll", the negative log-likelihood in nats, which evaluation reports.
 Objective = Callable[
@@ -117,6 +119,7 @@ def add_aux(loss: Array, sums: dict[str, Array], aux: Mapping[str, Array]) -> tu
 
 OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
     "causal_lm": lambda config: functools.partial(causal_lm, z_loss=config.train.z_loss),
+    distill.NAME: distill.make_distill,
 }
 
 
@@ -142,7 +145,7 @@ def make_objective(config: Any) -> Objective:
     Raises:
         ValueError: an unknown one.
     """
-    name = config.train.objective
+    name = config.train.objective.partition(",")[0].strip()
     if name not in OBJECTIVES:
         raise ValueError(f"config.train.objective={name!r} is not known; use one of {', '.join(OBJECTIVES)}")
     return OBJECTIVES[name](config)
