@@ -69,15 +69,11 @@ def fresh_parameters(config: Any) -> list[str]:
     source = epath.Path(config.init_from).expanduser()
     ours, theirs = (parameter_shapes(c) for c in (config, own_config(source, config)))
     fresh = [name for name, shape in ours.items() if theirs.get(name) != shape]
-    wrong = [
-        f"{name} is {theirs.get(name, 'missing')} there, {ours[name]} here" for name in fresh if not _of_head(name)
-    ]
-    wrong += [f"{name} is too many there" for name in theirs if name not in ours and not _of_head(name)]
+    wrong = [f"{name} is too many there" for name in theirs if name not in ours and not _of_head(name)]
+    wrong += [f"{name} {ours[name]} is {theirs.get(name, 'missing')} there" for name in fresh if not _of_head(name)]
     if wrong:
-        raise ValueError(
-            f"config.init_from={config.init_from!r} is of another model:\n"
-            + "\n".join(f"  {line}" for line in wrong[:12])
-        )
+        listed = "".join(f"\n  {line}" for line in wrong[:12])
+        raise ValueError(f"config.init_from={config.init_from!r} holds another model than this config's:{listed}")
     trained: Any = flatten_dict(divide(trained_part(config), unflatten_dict(ours, sep="/"))[0], sep="/")
     frozen = [name for name in fresh if name not in trained]
     if frozen:
