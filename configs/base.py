@@ -94,6 +94,7 @@ def get_config() -> ConfigDict:
     optimizer.eps = 1e-8  # added to the divisor
     optimizer.weight_decay = 0.1  # times the learning rate; muon: of the hidden matrices only
     optimizer.no_decay = "norm|bias|/b_|/b$|embedding|positions|token"  # parameters whose name matches are not decayed
+    optimizer.layer_decay = 1.0  # factor of the learning rate from each layer to the one below it; 1: none
     optimizer.clip_norm = 1.0  # global norm of the gradients; 0: off
     optimizer.schedule = "cosine"  # constant, linear, cosine, inverse_sqrt or wsd
     optimizer.warmup_steps = 100  # updates until the peak
@@ -125,13 +126,15 @@ def get_config() -> ConfigDict:
     distributed.timeout_s = 180  # for the start, for barriers, and until a silent process counts as dead
 
     train = config.train = ConfigDict()
-    train.objective = "auto"  # auto: as data.task asks; or tokens
+    train.objective = "auto"  # as data.task asks, or distill,teacher=WORKDIR[,temperature=2][,weight=0.5][,hidden=0]
+    train.parameters = "all"  # trained: all, matching,names=REGEX, frozen,names=REGEX or lora[,rank=8][,names=][,also=]
     train.steps = 1000  # updates of the whole run
     train.microbatch_rows = 0  # rows of a device in one pass; fewer than its share accumulates gradients; 0: all
     train.z_loss = 0.0  # weight of log(Z)^2, which keeps logits from drifting
     train.log_every = 10  # steps from one line of metrics to the next
     train.eval_every = 250  # steps; 0: only at the end
     train.eval_batches = 16  # batches of an evaluation on the way; 0: the whole split, as at the end
+    train.best = ""  # METRIC[,mode=max][,patience=3]: keep and use the best evaluation; end after 3 no better ones
     train.checkpoint_every = 250  # steps; the last is always saved
     train.keep_checkpoints = 2  # the newest are kept
     train.keep_every = 0  # checkpoints at multiples of this are kept for good; 0: none

@@ -22,9 +22,11 @@ from parallel import (
 )
 from parallel.sharding import Rules
 
+from .best import Best
 from .objective import make_objective
 from .optimizer import make_optimizer
 from .strategy import check_sampling
+from .trainable import trained_part
 
 
 def make_model(config: Any, mesh: Mesh | None = None) -> Transformer:
@@ -193,6 +195,8 @@ def preflight(config: Any, mesh: Mesh) -> None:
             raise ValueError(f"config.train.{field}={config.train[field]} must be 0 or more")
     make_objective(config)
     make_optimizer(config)
+    trained_part(config)
+    Best.of(config)
     check_sampling(config)
 
 

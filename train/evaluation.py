@@ -17,6 +17,7 @@ from data import Corpus, DataConfig, eval_batches, make_task, open_rows, prepare
 from parallel import local_rows, on_mesh, shard_batch, to_host
 
 from .compose import make_model, rules_of
+from .distill import without_teacher
 from .objective import make_objective, objective_name
 from .predictions import PREDICTIONS
 from .scores import SCORES
@@ -27,6 +28,7 @@ EvalStep = Callable[[Any, dict[str, Array]], tuple[dict[str, Array], dict[str, A
 
 def make_eval_step(config: Any, mesh: Mesh) -> EvalStep:
     """Builds the jit-compiled function of a batch that `evaluate` calls."""
+    config = without_teacher(config)
     model, objective = make_model(config, mesh), make_objective(config)
     predict = PREDICTIONS.get(objective_name(config), lambda apply_fn, params, batch: {})
     everywhere = NamedSharding(mesh, PartitionSpec())  # pyright: ignore[reportArgumentType]

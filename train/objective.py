@@ -18,6 +18,8 @@ from jax import Array
 from data import DataConfig, make_task
 from model import MASKED
 
+from . import distill
+
 # (apply_fn, params, batch, dropout keys or None) -> (sum of losses, sum of weights, sums of metrics); among the metrics
 # is "nll", the negative log-likelihood in nats, which evaluation reports.
 Objective = Callable[
@@ -223,16 +225,17 @@ OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
     "classes": lambda config: classes,
     "tags": lambda config: tags,
     "spans": lambda config: spans,
+    distill.NAME: distill.make_distill,
 }
 
 
 def objective_name(config: Any) -> str:
-    """The key of OBJECTIVES that a config asks for.
+    """The key of OBJECTIVES that a config asks for; of a distilled one, what the student learns besides.
 
     Raises:
         ValueError: an unknown one.
     """
-    name = config.train.objective
+    name = distill.without_teacher(config).train.objective
     if name == "auto":
         return make_task(DataConfig.of(config.data)).objective
     if name not in OBJECTIVES:
@@ -246,4 +249,5 @@ def make_objective(config: Any) -> Objective:
     Raises:
         ValueError: an unknown one.
     """
-    return OBJECTIVES[objective_name(config)](config)
+    name = objective_name(config)
+    return OBJECTIVES[distill.NAME if distill.teacher_path(config) else name](config)
