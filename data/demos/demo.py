@@ -7,7 +7,7 @@ split is left as it is but for repetitions; what resembles it is taken out of th
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 Example = dict[str, Any]
@@ -49,18 +49,18 @@ def words_of(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
-def shingles(text: str) -> set[Hashable]:
-    """Every run of SHINGLE words; a shorter text is one run, and one without words is itself."""
+def shingles(text: str) -> set[int]:
+    """Every run of SHINGLE words, as a hash; a shorter text is one run, and one without words is itself."""
     words = words_of(text)
     if len(words) < SHINGLE:
-        return {tuple(words) or text}
-    return set(zip(*(words[i:] for i in range(SHINGLE)), strict=False))
+        return {hash(tuple(words) or text)}
+    return set(map(hash, zip(*(words[i:] for i in range(SHINGLE)), strict=False)))
 
 
 def near_duplicates(texts: Iterable[str], others: Iterable[str]) -> list[bool]:
     """For each text whether one of the others is a near duplicate: Jaccard similarity of shingles above NEAR."""
     sizes: list[int] = []
-    having: dict[Hashable, list[int]] = defaultdict(list)  # the numbers of the others that have a shingle
+    having: dict[int, list[int]] = defaultdict(list)  # the numbers of the others that have a shingle
     for number, other in enumerate(others):
         found = shingles(other)
         sizes.append(len(found))

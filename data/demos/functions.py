@@ -13,12 +13,14 @@ class Function(NamedTuple):
         name: with the classes around it: "Series.sum".
         line: where it begins in its file.
         body: its source from `def` or `class` on, without decorators and docstring, dedented.
+        signature: from `def` to the colon, or `class`.
         docstring: cleaned of its indentation.
     """
 
     name: str
     line: int
     body: str
+    signature: str
     docstring: str
 
     @property
@@ -35,7 +37,8 @@ class Function(NamedTuple):
 def read_functions(source: str) -> Iterator[Function]:
     """The functions, methods and classes of a module that have a docstring and something else, in their order.
 
-    Functions within functions are part of their body. A source that this Python does not parse has none.
+    Functions within functions are part of their body. One whose docstring shares a line with other code is left out,
+    and a source that this Python does not parse has none.
     """
     try:
         tree = ast.parse(source)
@@ -47,14 +50,22 @@ def read_functions(source: str) -> Iterator[Function]:
 def _read(parent: ast.Module | ast.ClassDef, lines: list[str], prefix: str) -> Iterator[Function]:
     for node in parent.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            docstring = ast.get_docstring(node)
-            if docstring and docstring.strip() and len(node.body) > 1:
-                yield Function(prefix + node.name, node.lineno, _without_docstring(node, lines), docstring.strip())
+            docstring = (ast.get_docstring(node) or "").strip()
+            if docstring and _stands_alone(node.body, lines):
+                header, rest = _around_docstring(node, lines)
+                body, signature = (textwrap.dedent(text).strip() for text in (f"{header}\n{rest}", header))
+                yield Function(prefix + node.name, node.lineno, body, signature, docstring)
         if isinstance(node, ast.ClassDef):
             yield from _read(node, lines, f"{prefix}{node.name}.")
 
 
-def _without_docstring(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef, lines: list[str]) -> str:
+def _stands_alone(body: list[ast.stmt], lines: list[str]) -> bool:
+    """Whether other statements follow the docstring, and none is on its lines."""
+    before = lines[body[0].lineno - 1].encode()[: body[0].col_offset]
+    return len(body) > 1 and not before.strip() and body[1].lineno != body[0].end_lineno
+
+
+def _around_docstring(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef, lines: list[str]) -> tuple[str, str]:
     docstring, end = node.body[0], node.end_lineno
-    kept = lines[node.lineno - 1 : docstring.lineno - 1] + lines[docstring.end_lineno : end]
-    return textwrap.dedent("\n".join(line.rstrip() for line in kept)).strip()
+    before, after = lines[node.lineno - 1 : docstring.lineno - 1], lines[docstring.end_lineno : end]
+    return "\n".join(line.rstrip() for line in before), "\n".join(line.rstrip() for line in after)

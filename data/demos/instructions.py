@@ -51,11 +51,10 @@ def about(name: str, function: Function) -> Iterator[Example]:
     """What it does, also followed by how it is called; what does that; and its examples."""
     text = re.split(r"\n\s*>>> ", function.docstring)[0].strip()
     num_words = len(text.split())
-    signature = re.match(r"(?:async )?(?:def|class) [^\n]*(?:\n[^\n]*?)*?:(?=\n|$)", function.body)
     if MIN_WORDS <= num_words <= MAX_WORDS:
         chat = [*_turn(f"{name}:explain", EXPLAIN, name, text)]
-        if signature and fraction(f"{name}:follow") < 0.3:
-            chat += _turn(f"{name}:call", CALL, name, f"```python\n{signature[0]}\n```")
+        if "def " in function.signature and fraction(f"{name}:follow") < 0.3:
+            chat += _turn(f"{name}:call", CALL, name, f"```python\n{function.signature}\n```")
         yield {"name": f"{name}:explain", "messages": chat}
     if MIN_WORDS <= len(function.summary.split()) <= 30 and fraction(f"{name}:find") < 0.5:
         yield {"name": f"{name}:find", "messages": _turn(f"{name}:find", FIND, function.summary, f"`{name}`")}

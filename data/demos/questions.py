@@ -51,7 +51,7 @@ class Entry(NamedTuple):
 # A literal after "default", "default:", "default=", "defaults to", "default is" or "default value is".
 _DEFAULT = re.compile(
     r"""[Dd]efault(?:s to|(?: value)?(?: is)?)?\s*[=:]?\s*`*"""
-    r"""("[^"\n]*"|'[^'\n]*'|\([^()\n]*\)|\[[^\[\]\n]*\]|-?\d[\w.+-]*|-?\.\d+|True|False|None|\w+(?:\.\w+)+)"""
+    r"""("[^"\n]*"|'[^'\n]*'|\([^()\n`=]*\)|\[[^\[\]\n]*\]|-?\.?\d(?:[\w.+-]*\w)?|True|False|None|\w+(?:\.\w+)+)"""
     r"""(?=`*[\s.,;)\]]|$)"""
 )
 _RARE = 0.5  # kinds of which there would be few are preferred by this factor in what decides
@@ -145,7 +145,7 @@ def short(context: str, span: tuple[int, int]) -> tuple[int, int] | None:
 def ask(file: str, function: str, context: str) -> Iterator[Example]:
     """The questions of a context: at most three with an answer and one without, chosen by their hashes."""
     answered, unanswered = [], []
-    for kind, subject, span in _askable(function, context):
+    for kind, subject, span in askable(function, context):
         name = f"{file}:{kind}:{subject}"
         wordings = WORDINGS[kind]
         question = wordings[int(fraction(f"wording of {name}") * len(wordings))].format(subject)
@@ -162,7 +162,7 @@ def _rank(example: Example) -> float:
     return fraction(example["name"]) * (_RARE if example["answers"] and kind in _PREFERRED else 1)
 
 
-def _askable(function: str, context: str) -> Iterator[tuple[str, str, tuple[int, int] | None]]:
+def askable(function: str, context: str) -> Iterator[tuple[str, str, tuple[int, int] | None]]:
     """Kind, subject and answer of all that can be asked; a question whose answer cannot be located is not."""
     found = sections(context)
     parameters = {entry.name: entry for entry in entries(context, found["Parameters"]) if entry.name}
@@ -179,13 +179,13 @@ def _askable(function: str, context: str) -> Iterator[tuple[str, str, tuple[int,
         name = min(absent, key=lambda name: fraction(f"{name} of {context}"))
         for kind in ("type", "meaning", "default"):
             yield kind, f"{name} of {function}", None
-    yield from _askable_about_results(function, context, found)
+    yield from askable_about_results(function, context, found)
 
 
-def _askable_about_results(
+def askable_about_results(
     function: str, context: str, found: dict[str, tuple[int, int]]
 ) -> Iterator[tuple[str, str, tuple[int, int] | None]]:
-    """As `_askable`, where there is one result or one exception, or none."""
+    """As `askable`, where there is one result or one exception, or none."""
     for section, of_type, of_description in (
         ("Returns", "returned type", "returned"),
         ("Raises", "raised", "raised when"),

@@ -5,6 +5,7 @@ nothing about other texts.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from .catalogues import read_catalogue
@@ -25,6 +26,9 @@ CATALOGUES = {
 }
 MIN_WORDS, MAX_WORDS = 3, 80  # below they are labels, which leave open what they mean
 MAX_RATIO = 3  # of the lengths in characters: beyond it one of the two says something else
+MAX_COPIED = 0.5  # of the words: beyond it there is more code than language
+MAX_PLACEHOLDERS = 2  # like %(name)s, which count as several words for BLEU
+_PLACEHOLDER = re.compile(r"%\(\w+\)\w|%\w\b|\{\w*\}|\$\{?\w+\}?")
 
 
 def german_english() -> Demo:
@@ -40,18 +44,28 @@ def _read() -> Iterator[Example]:
 
 
 def pairs(messages: Iterable[tuple[str, str]], package: str) -> Iterator[Example]:
-    """German to English from messages in English with their translations, without markup, labels and code.
+    """German to English from messages in English with their translations, but for labels, markup and code.
 
     Line breaks become spaces, and the underscore that marks a letter as a menu's shortcut is taken away.
     """
     for number, message in enumerate(messages):
         english, german = (re.sub(r"(?<!\w)_(?=\w)", "", " ".join(text.split())) for text in message)
-        shorter, longer = sorted((len(english), len(german)))
-        if is_sentence(english) and is_sentence(german) and english != german and longer <= MAX_RATIO * shorter:
+        if is_sentence(english) and is_sentence(german) and is_translation(english, german):
             yield {"name": f"{package}/{number}", "source": german, "target": english}
 
 
 def is_sentence(text: str) -> bool:
-    """Whether a text is of words, neither too few nor too many, and without HTML and template tags."""
-    enough = MIN_WORDS <= len(re.findall(r"[^\W\d_]{2,}", text)) <= MAX_WORDS
-    return enough and not re.search(r"</?[a-zA-Z][^>]*>|\{%|&\w+;", text)
+    """Whether a text is of words, neither too few nor too many, with few placeholders and no HTML or template tags."""
+    num_words = len(re.findall(r"[^\W\d_]{2,}", text))
+    is_plain = len(_PLACEHOLDER.findall(text)) <= MAX_PLACEHOLDERS and not re.search(
+        r"</?[a-zA-Z][^>]*>|\{%|&\w+;", text
+    )
+    return MIN_WORDS <= num_words <= MAX_WORDS and is_plain
+
+
+def is_translation(english: str, german: str) -> bool:
+    """Whether the lengths go together, and the words are not the same ones."""
+    shorter, longer = sorted((len(english), len(german)))
+    words = Counter(words_of(english))
+    copied = sum((words & Counter(words_of(german))).values())
+    return longer <= MAX_RATIO * shorter and copied <= MAX_COPIED * sum(words.values())
