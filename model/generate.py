@@ -182,9 +182,10 @@ def advance(
 
 
 def settle(state: Any) -> Any:
-    """Says where the arrays are on a mesh: rows are divided like a batch's, keys and values by their heads.
+    """Says where the arrays are on a mesh: rows are divided like a batch's, keys and values by their heads, too.
 
-    Without it the compiler chooses for each program, and one that is given another's arrays is compiled anew.
+    Else the compiler chooses, for each program by itself: it might repeat the cache on every device, and compile a
+    program anew that is given another's arrays.
     """
 
     def place(path: Any, leaf: Array) -> Array:

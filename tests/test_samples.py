@@ -13,10 +13,11 @@ from ml_collections import ConfigDict
 
 from data import prepare
 from data.tokenizer import train_tokenizer
-from model import Beams, Sampling
-from parallel import MeshConfig, make_mesh
+from model import Beams, Sampling, advance, begin, row_keys
+from parallel import MeshConfig, make_mesh, on_mesh
 from tests.helpers import one_device
 from train import init_state
+from train.compose import make_model, rules_of
 from train.samples import (
     Look,
     check_prompts,
@@ -215,6 +216,22 @@ def test_a_mesh_writes_the_tokens_of_one_device(config: ConfigDict, architecture
         expected, texts = (continue_prompts(config, *state, PROMPTS[:3]) for state in states)
         assert texts == expected
         assert len(set(texts)) == 3
+
+
+def test_each_device_holds_its_share_of_the_cache(config: ConfigDict):
+    mesh = make_mesh(MeshConfig(data=1, fsdp=2, tensor=2), jax.devices()[:4])
+    params, mesh, tokenizer = random_state(config, mesh)
+    prompt_BP, lengths_B = pad_rows(check_prompts(config, tokenizer, PROMPTS), mesh, tokenizer.pad_id)
+    how: dict[str, Any] = {"sampling": Sampling(), "eos_id": tokenizer.eos_id}
+    rules, keys_B = rules_of(config), row_keys(jax.random.key(0), 4)
+    state = on_mesh(begin, mesh, rules)(make_model(config), params, prompt_BP, lengths_B, keys_B, room=16, **how)
+    for _ in range(2):
+        keys = state.cache.layers.k_BSKH
+        assert keys.shape == (2, 4, 48, 2, 8)  # layers, rows, 32 + 16 tokens, heads
+        assert {shard.data.shape for shard in keys.addressable_shards} == {(2, 2, 48, 1, 8)}
+        before = keys
+        state = on_mesh(advance, mesh, rules)(make_model(config), params, state, 9, **how)
+        assert before.is_deleted()  # its memory was taken over
 
 
 def test_an_encoder_decoder_reads_the_prompt_and_writes_from_its_first_token(config: ConfigDict, tmp_path: Path):
