@@ -16,7 +16,7 @@ from flax import struct
 from jax import Array
 
 from .cache import KVCache
-from .generate import read_prompts, read_token, settle
+from .generate import read_prompts, read_token
 from .sampling import penalize_repetition, tokens_seen
 from .transformer import Transformer
 
@@ -132,7 +132,7 @@ def beam_search(
         return (search.count < max_tokens) & jnp.any(search.is_open_B)
 
     def step(carry: tuple[Search, KVCache]) -> tuple[Search, KVCache]:
-        search, cache = settle(carry)
+        search, cache = carry
         last_BN = jax.lax.dynamic_index_in_dim(search.tokens_BNG, search.count - 1, axis=2, keepdims=False)
         positions_BN = jnp.broadcast_to((lengths_B.astype(jnp.int32) + search.count - 1)[:, None], (B, N))
         cache = _reordered(cache, search.parents_BN)

@@ -9,7 +9,6 @@ Letters: B batch, P prompt length, S length of the encoder's input, G room for g
 import functools
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -142,7 +141,7 @@ def begin(
         ended_B=lengths_B == 0,
         seen_BV=seen_BV,
     )
-    return settle(_write(start, logits_BV, sampling, eos_id))
+    return _write(start, logits_BV, sampling, eos_id)
 
 
 def _write(state: Continuation, logits_BV: Array, sampling: Sampling, eos_id: Array | int) -> Continuation:
@@ -176,27 +175,9 @@ def advance(
         last_B = jax.lax.dynamic_index_in_dim(state.tokens_BG, state.count - 1, axis=1, keepdims=False)
         positions_B = state.lengths_B + state.count - 1
         logits_BV, cache = read_token(model, params, last_B, positions_B, state.cache)
-        return settle(_write(state.replace(cache=cache), logits_BV, sampling, eos_id))
+        return _write(state.replace(cache=cache), logits_BV, sampling, eos_id)
 
-    return jax.lax.while_loop(unfinished, step, settle(state))
-
-
-def settle(state: Any) -> Any:
-    """Says where the arrays are on a mesh: rows are divided like a batch's, keys and values by their heads.
-
-    Without it the compiler chooses for each program, and one that is given another's arrays is compiled anew.
-    """
-
-    def place(path: Any, leaf: Array) -> Array:
-        names = [getattr(key, "name", "") for key in path]
-        if leaf.ndim == 0:
-            return leaf
-        if "layers" not in names:
-            return nn.with_logical_constraint(leaf, ("batch", *[None] * (leaf.ndim - 1)))
-        heads = ("kv_heads", None) if leaf.ndim == 5 else (None,) * (leaf.ndim - 2)
-        return nn.with_logical_constraint(leaf, (None, "batch", None, *heads)[: leaf.ndim])
-
-    return jax.tree_util.tree_map_with_path(place, state)
+    return jax.lax.while_loop(unfinished, step, state)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "max_tokens", "sampling"))
