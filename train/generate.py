@@ -1,5 +1,7 @@
 """Text from a trained model: `python -m train.generate --workdir runs/tiny --prompt "def "`."""
 
+import sys
+
 import jax
 
 from data.command_line import read_command_line
@@ -23,9 +25,13 @@ def main(argv: list[str]) -> None:
     )
     check_sampling(config)
     check_objective(config)
-    params, mesh, _ = restore_params(config, workdir)
+    params, mesh, step = restore_params(config, workdir)
     text = continue_prompts(config, params, mesh, read_tokenizer(workdir), [prompt])[0]
     if jax.process_index() == 0:
+        if config.train.best:
+            print(
+                f"The checkpoint of step {step}, the best by config.train.best={config.train.best!r}", file=sys.stderr
+            )
         print(prompt + text)
 
 
