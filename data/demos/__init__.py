@@ -14,6 +14,7 @@ A name is unique in its demo and the same on every machine.
 from collections.abc import Callable
 
 from . import entities, instructions, questions, sentiment, summarisation, topic, translation
+from .demo import SPLITS as SPLITS
 from .demo import Demo as Demo
 from .demo import Example as Example
 

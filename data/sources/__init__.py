@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 
 from ..options import Chosen, choose
+from .demo import demo
 from .files import Files as Files
 from .files import find_files as find_files
 from .jsonl import jsonl
@@ -19,6 +20,7 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "text": text,
     "jsonl": jsonl,
     "tfds": tfds,
+    "demo": demo,
 }
 
 
