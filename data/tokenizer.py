@@ -91,6 +91,11 @@ class Tokenizer(Protocol):
         """The id that hides a token."""
         ...
 
+    @property
+    def framing(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The ids that `transformers` puts before and after a text, unless told otherwise."""
+        ...
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without the ids that begin and end a document."""
         ...
@@ -134,6 +139,7 @@ class TrainedTokenizer:
 
     pad_id, bos_id, eos_id, unk_id = 0, 1, 2, 3
     cls_id = sep_id = mask_id = None
+    framing = ((bos_id,), ())
 
     @property
     def files(self) -> Mapping[str, bytes]:
