@@ -186,6 +186,7 @@ def test_the_scores_are_those_of_the_harnesss_own_model(case: str, runs: Any, tm
 def test_the_command_prints_a_report(runs: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     workdir, _ = runs("own")
     tasks = tasks_in(tmp_path)
+    capsys.readouterr()
     command("evaluate")([f"--workdir={workdir}", f"--harness={tasks['choice']}, {tasks['rolling']}", "--limit=3"])
     printed = json.loads(capsys.readouterr().out)
     assert printed["step"] == 1
