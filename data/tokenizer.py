@@ -103,6 +103,11 @@ class Tokenizer(Protocol):
         """
         ...
 
+    @property
+    def framing(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The ids that `transformers` puts before and after a text, unless told otherwise."""
+        ...
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without the ids that begin and end a document."""
         ...
@@ -161,6 +166,7 @@ class TrainedTokenizer:
     model: bytes = dataclasses.field(repr=False)
 
     pad_id, bos_id, eos_id, unk_id = 0, 1, 2, 3
+    framing = ((bos_id,), ())
 
     @property
     def cls_id(self) -> int | None:

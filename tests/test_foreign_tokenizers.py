@@ -154,6 +154,23 @@ def test_what_begins_ends_and_pads_a_document(make: Any, beside: dict, expected:
     assert ids_of(load_tokenizer(write(tmp_path / "given", make(), **beside))) == expected
 
 
+def test_what_transformers_puts_around_a_text(tmp_path: Path):
+    bert = load_tokenizer(write(tmp_path / "bert", word_piece()))
+    assert bert.framing == ((bert.cls_id,), (bert.sep_id,))
+    config = {"add_bos_token": True}  # of a tokenizer.json its post-processor alone decides
+    assert load_tokenizer(write(tmp_path / "gpt2", byte_level(), tokenizer_config=config)).framing == ((), ())
+    llama = sentence_piece(model_type="bpe", vocab_size=200)
+    for i, (settings, expected) in enumerate(
+        [({}, ((), ())), ({"add_bos_token": True}, ((1,), ())), ({"add_eos_token": True}, ((), (2,)))]
+    ):
+        config = {"tokenizer_class": "LlamaTokenizer"} | settings
+        assert load_tokenizer(write(tmp_path / f"llama{i}", llama, tokenizer_config=config)).framing == expected
+    t5 = sentence_piece(pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
+    config = {"tokenizer_class": "T5Tokenizer"}
+    assert load_tokenizer(write(tmp_path / "t5", t5, tokenizer_config=config)).framing == ((), (1,))
+    assert train_tokenizer(TEXTS, kind="bpe", vocab_size=300).framing == ((1,), ())
+
+
 def test_tokens_that_the_files_beside_add_count_as_ids(tmp_path: Path):
     model = sentence_piece()
     size = sentencepiece.SentencePieceProcessor(model_proto=model).vocab_size()
