@@ -34,8 +34,8 @@ demo-data: $(READY)
 test-demos: demos  ## read the data of the worked tasks
 	$(MAKE) EXTRAS=dev,demos ARGS='-m demos tests/test_demos.py $(ARGS)' test
 
-bench:  ## run the benchmarks, which write docs/ and tests/bench/results/
-	$(MAKE) EXTRAS=dev,tpu run-bench
+bench: demos  ## run the benchmarks, which write docs/ and tests/bench/results/
+	$(MAKE) EXTRAS=dev,demos,tpu run-bench
 
 run-bench: $(READY)
 	JAX_PLATFORMS=cpu XLA_FLAGS=--xla_force_host_platform_device_count=8 $(BIN)/python -m tests.bench

@@ -183,7 +183,7 @@ def nearest(train: list[Example], sources: list[str], **settings: Any) -> list[s
     known = csr_matrix(vectorizer.fit_transform(example["source"] for example in train))
     asked = csr_matrix(vectorizer.transform(sources))
     chosen: list[int] = []
-    for start in range(0, asked.shape[0], 256):
+    for start in range(0, len(sources), 256):
         chosen.extend((asked[start : start + 256] @ known.T).toarray().argmax(axis=1).tolist())
     return [train[i]["target"] for i in chosen]
 
