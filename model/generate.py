@@ -74,7 +74,7 @@ def read_prompts(
         segment_ids_BT=segment_ids_BP,
         cache=init_cache(model.config, B, P + room, memory_slots=memory_slots),
         **memory,
-    )
+    )  # pyright: ignore[reportAssignmentType]
     return jnp.take_along_axis(logits_BPV, jnp.maximum(lengths_B - 1, 0)[:, None, None], axis=1)[:, 0], cache
 
 
@@ -95,7 +95,7 @@ def read_token(
         positions_BT=positions_B[:, None],
         segment_ids_BT=jnp.ones((tokens_B.shape[0], 1), jnp.int32),
         cache=cache,
-    )
+    )  # pyright: ignore[reportAssignmentType]
     return logits_B1V[:, 0], cache
 
 

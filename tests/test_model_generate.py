@@ -176,7 +176,9 @@ def test_what_a_row_draws_does_not_depend_on_the_others():
         )
         np.testing.assert_array_equal(tokens, whole[:rows])
     same = np.repeat(PROMPTS[:1], 3, axis=0)
-    tokens = np.asarray(generate(model, params, same, np.full(3, 7, np.int32), jax.random.key(5), max_tokens=NUM_TOKENS))
+    tokens = np.asarray(
+        generate(model, params, same, np.full(3, 7, np.int32), jax.random.key(5), max_tokens=NUM_TOKENS)
+    )
     np.testing.assert_array_equal(tokens[0], whole[0])
     assert len({tuple(row) for row in tokens.tolist()}) == 3  # equal prompts, other keys
 

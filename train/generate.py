@@ -40,7 +40,8 @@ def main(argv: list[str]) -> None:
 
     def write(ids: Sequence[int]) -> Iterator[str]:
         every = 1 if flags["stream"] else 0
-        return pieces(write_texts(config, params, mesh, tokenizer, [ids], every=every, start_id=start_id))
+        found = pieces(write_texts(config, params, mesh, tokenizer, [ids], every=every, start_id=start_id))
+        return found if flags["stream"] else iter(["".join(found)])
 
     if flags["interactive"]:
         if jax.process_count() > 1:
