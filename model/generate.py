@@ -74,8 +74,9 @@ def read_prompts(
         segment_ids_BT=segment_ids_BP,
         cache=init_cache(model.config, B, P + room, memory_slots=memory_slots),
         **memory,
-    )  # pyright: ignore[reportAssignmentType]
-    return jnp.take_along_axis(logits_BPV, jnp.maximum(lengths_B - 1, 0)[:, None, None], axis=1)[:, 0], cache
+    )
+    last_B11 = jnp.maximum(lengths_B - 1, 0)[:, None, None]
+    return jnp.take_along_axis(logits_BPV, last_B11, axis=1)[:, 0], cache  # pyright: ignore[reportReturnType]
 
 
 def _padded(lengths_B: Array, length: int) -> tuple[Array, Array]:
