@@ -177,7 +177,7 @@ def _grow(search: Search, logits_BNV: Array, *, max_tokens: Array | int, beams: 
 def _keep(
     search: Search, texts_BCG: Array, scores_BC: Array, ends_BC: Array, *, max_tokens: Array | int, beams: Beams
 ) -> Search:
-    """Keeps the best N of the finished sequences and the candidates that end, and tells whether better ones may come."""
+    """Keeps the best N of the finished sequences and the candidates that end; tells whether better ones may come."""
     N, count = beams.beams, search.count.astype(jnp.float32)
     # A candidate that ends counts if it is among the N best, and stems from a prompt rather than from an empty place.
     counts_BC = ends_BC & (jnp.arange(ends_BC.shape[1]) < N) & (scores_BC > NOTHING / 2) & search.is_open_B[:, None]

@@ -75,7 +75,8 @@ def read_prompts(
         cache=init_cache(model.config, B, P + room, memory_slots=memory_slots),
         **memory,
     )
-    return jnp.take_along_axis(logits_BPV, jnp.maximum(lengths_B - 1, 0)[:, None, None], axis=1)[:, 0], cache
+    last_B11 = jnp.maximum(lengths_B - 1, 0)[:, None, None]
+    return jnp.take_along_axis(logits_BPV, last_B11, axis=1)[:, 0], cache  # pyright: ignore[reportReturnType]
 
 
 def _padded(lengths_B: Array, length: int) -> tuple[Array, Array]:
@@ -95,7 +96,7 @@ def read_token(
         positions_BT=positions_B[:, None],
         segment_ids_BT=jnp.ones((tokens_B.shape[0], 1), jnp.int32),
         cache=cache,
-    )
+    )  # pyright: ignore[reportAssignmentType]
     return logits_B1V[:, 0], cache
 
 

@@ -234,7 +234,7 @@ FIELDS: dict[str, tuple[Any, Callable[..., str]]] = {
     "sample.prompts": ((), run),
     "sample.max_tokens": (9, samples),
     "sample.strategy": ("greedy", samples),
-    "sample.stop": (("e",), samples),
+    "sample.stop": (tuple("\ufffdabcdefghijklmnopqrstuvwxyz "), samples),
 }
 _BY_HAND = {"distributed.coordinator": "host", "distributed.num_processes": 2, "distributed.process_id": 1}
 # Where the field acts only beside another.

@@ -46,8 +46,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def their_beams(model: Any, prompt: np.ndarray, beams: Beams, eos_id: int, max_tokens: int) -> list[tuple]:
     """Every beam of one prompt, cut after its end, and its score."""
-    import torch
-    import transformers
+    import torch  # pyright: ignore[reportMissingImports]
+    import transformers  # pyright: ignore[reportMissingImports]
 
     model.generation_config = transformers.GenerationConfig(
         num_beams=beams.beams,
