@@ -25,6 +25,7 @@ import numpy as np
 
 from .cleaning import Cleaner
 from .config import DataConfig
+from .filters import make_filters
 from .mixture import read_shares
 from .sources import SOURCES, Source, choose_sources, open_sources
 from .store import FORMAT, SPLITS, Corpus, fingerprint, open_corpus
@@ -132,6 +133,7 @@ def open_job(config: DataConfig) -> Job:
             "path of a tokenizer"
         )
     read_shares(config.source)
+    make_filters(config.filters)
     for chosen in choose_sources("config.data.valid_source", config.valid_source):
         if {"weight", "epochs"} & set(chosen.options):
             raise ValueError(

@@ -4,12 +4,14 @@ import contextlib
 import dataclasses
 import gzip
 import hashlib
+import io
 import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
+from .extra import from_extra
 from .source import Broken
 
 
@@ -62,8 +64,17 @@ UNREADABLE = (OSError, EOFError, zlib.error)
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
     """The bytes of a file, without the compression that its ending names; errors in them are `UNREADABLE`."""
-    with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
-        yield file  # pyright: ignore[reportReturnType]
+    with _open(path) as file:
+        yield file
+
+
+def _open(path: Path) -> BinaryIO:
+    if path.suffix == ".gz":
+        return cast(BinaryIO, gzip.open(path, "rb"))
+    if path.suffix == ".zst":
+        pyarrow = from_extra("pyarrow", f"{path}, a Zstandard file,")
+        return cast(BinaryIO, io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd")))
+    return open(path, "rb")
 
 
 def read_lines(files: Files) -> Iterator[tuple[str, bytes] | Broken]:
