@@ -76,12 +76,13 @@ def get_config() -> ConfigDict:
     data.chunk_bytes = 0  # cut documents into pieces of at most this size at line ends; 0: never
     data.task = "causal_lm"  # what is learned from it: causal_lm
     data.max_bad_records = 0.01  # share that may be unreadable and is left out; 0: the first one is an error
-    data.tokenizer = "bpe"  # bpe or unigram, or the path of a tokenizer.json, a .model or a folder with one
+    data.tokenizer = "bpe"  # bpe or unigram[,extra_ids=100], or the path of a tokenizer.json, a .model or their folder
     data.vocab_size = 4096  # token ids, the 4 special ones and 256 bytes included; a given tokenizer may have fewer
     data.tokenizer_bytes = 20_000_000  # about how much text the tokenizer is trained on
     data.seq_len = 256  # tokens in a window
     data.batch_size = 16  # windows in a step, over all devices
-    data.packing = True  # fill windows with several documents; False: a window has one, padded
+    data.packing = True  # fill rows with several documents or examples; False: a row has one, padded
+    data.augment = ()  # changes to training texts: token_dropout, delete, swap[,rate=0.1], or yours (data/augment.py)
     data.read_threads = 2  # threads that read batches ahead
     data.prefetch = 8  # batches read ahead
 

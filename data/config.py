@@ -5,7 +5,26 @@ from typing import Any
 
 from etils import epath
 
-TRAINED = ("bpe", "unigram")  # kinds of tokenizers that are trained here
+from .options import Chosen, choose
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainedOptions:
+    """What a tokenizer that is trained here can be asked for.
+
+    Attributes:
+        extra_ids: ids that no text makes: the first is the mask, the others are sentinels and the roles of a chat.
+    """
+
+    extra_ids: int = 0
+
+
+TRAINED = {"bpe": TrainedOptions, "unigram": TrainedOptions}  # kinds of tokenizers that are trained here
+
+
+def is_trained(tokenizer: str) -> bool:
+    """Whether a value of config.data.tokenizer asks for one that is trained here, and is not the path of another."""
+    return tokenizer.partition(",")[0].strip() in TRAINED
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +49,7 @@ class DataConfig:
     seq_len: int
     batch_size: int
     packing: bool
+    augment: tuple[str, ...]
     read_threads: int
     prefetch: int
 
@@ -41,10 +61,12 @@ class DataConfig:
                 f"config.data.tokenizer={self.tokenizer!r} is not known; use one of {', '.join(TRAINED)}, or the path "
                 "of a tokenizer.json, a SentencePiece .model or a folder that holds one"
             )
+        if self.extra_ids < 0:
+            raise ValueError(f"config.data.tokenizer={self.tokenizer!r}: extra_ids must be at least 0")
         for field, least in (
             ("seq_len", 1),
             ("batch_size", 1),
-            ("vocab_size", 264 if self.trains_tokenizer else 1),  # 256 bytes, 4 special ids and a few pieces
+            ("vocab_size", 264 + self.extra_ids if self.trains_tokenizer else 1),  # 256 bytes, 4 ids and a few pieces
             ("tokenizer_bytes", 1),
             ("chunk_bytes", 0),
             ("read_threads", 0),
@@ -62,7 +84,17 @@ class DataConfig:
     @property
     def trains_tokenizer(self) -> bool:
         """Whether the tokenizer is trained on the corpus; else `tokenizer` is the path of one."""
-        return self.tokenizer in TRAINED
+        return is_trained(self.tokenizer)
+
+    @property
+    def trained_tokenizer(self) -> Chosen:
+        """The kind and the options of a tokenizer that is trained on the corpus."""
+        return choose("config.data.tokenizer", self.tokenizer, TRAINED)
+
+    @property
+    def extra_ids(self) -> int:
+        """How many ids the tokenizer is trained to keep for the tasks."""
+        return self.trained_tokenizer.make().extra_ids if self.trains_tokenizer else 0
 
     @classmethod
     def of(cls, config: Any) -> "DataConfig":

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import sentencepiece
 
-from .tokenizer import files_sha256, piece_bytes
+from .tokenizer import character_spans, files_sha256, piece_bytes, piece_texts
 
 JSON_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -32,6 +32,8 @@ _USUAL = {
     "sep_token": ("[SEP]",),
     "mask_token": ("[MASK]", "<mask>"),
 }
+# Ids that models are trained with, or ready for, and that have no role.
+_EXTRA = re.compile(r"<extra_id_\d+>|\[unused\d+\]|<unused\d+>|<\|reserved_special_token_\d+\|>|<extra_\d+>")
 # Classes of transformers that renumber the pieces of their SentencePiece model.
 _RENUMBERED = ("Barthez", "Camembert", "M2M", "MBart", "Marian", "NLLB", "Nllb", "Pegasus", "XLM", "XGLM")
 
@@ -45,7 +47,7 @@ class HuggingFaceTokenizer:
 
     Attributes:
         files: tokenizer.json, and what lay beside it.
-        bos_id, eos_id, pad_id, unk_id, cls_id, sep_id, mask_id, vocab_size: as in `Tokenizer`.
+        bos_id, eos_id, pad_id, unk_id, cls_id, sep_id, mask_id, vocab_size, extra_ids: as in `Tokenizer`.
     """
 
     files: Mapping[str, bytes] = dataclasses.field(repr=False)
@@ -57,6 +59,7 @@ class HuggingFaceTokenizer:
     sep_id: int | None
     mask_id: int | None
     vocab_size: int
+    extra_ids: tuple[int, ...] = ()
 
     @functools.cached_property
     def _engine(self) -> Any:
@@ -70,6 +73,11 @@ class HuggingFaceTokenizer:
     def encode(self, text: str) -> list[int]:
         """As the library without special tokens."""
         return self._engine.encode(text, add_special_tokens=False).ids
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], np.ndarray]:
+        """As the library has them."""
+        encoded = self._engine.encode(text, add_special_tokens=False)
+        return encoded.ids, np.array(encoded.offsets, np.int64).reshape(-1, 2)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """As `encode`, over all cores."""
@@ -92,6 +100,18 @@ class HuggingFaceTokenizer:
             sizes[self.unk_id] = 0
         return sizes
 
+    @property
+    def pieces(self) -> list[str]:
+        """By the steps of the file, as `bytes_per_id`."""
+        text_of, texts = _piece_texts(json.loads(self.files[JSON_FILE])), [""] * self.vocab_size
+        for piece, i in self._engine.get_vocab(with_added_tokens=False).items():
+            texts[i] = text_of(piece)
+        for i, token in self._engine.get_added_tokens_decoder().items():
+            texts[i] = "" if token.special else token.content
+        for i in self.extra_ids if self.unk_id is None else (*self.extra_ids, self.unk_id):
+            texts[i] = ""
+        return texts
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SentencePieceTokenizer:
@@ -103,7 +123,7 @@ class SentencePieceTokenizer:
 
     Attributes:
         files: the model, and what lay beside it.
-        bos_id, eos_id, pad_id, unk_id, cls_id, sep_id, mask_id: as in `Tokenizer`.
+        bos_id, eos_id, pad_id, unk_id, cls_id, sep_id, mask_id, extra_ids: as in `Tokenizer`.
         vocab_size: number of pieces, and of the tokens that the files beside add.
     """
 
@@ -116,6 +136,7 @@ class SentencePieceTokenizer:
     sep_id: int | None
     mask_id: int | None
     vocab_size: int
+    extra_ids: tuple[int, ...] = ()
 
     @functools.cached_property
     def _processor(self) -> sentencepiece.SentencePieceProcessor:
@@ -129,6 +150,13 @@ class SentencePieceTokenizer:
     def encode(self, text: str) -> list[int]:
         """As the library without special tokens; tokens that the files beside add are plain text."""
         return self._processor.encode(text)
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], np.ndarray]:
+        """As the library has them, which counts bytes."""
+        pieces = self._processor.encode(text, return_type="proto").pieces
+        begins, ends = [piece.begin for piece in pieces], [piece.end for piece in pieces]
+        spans = character_spans(begins, ends, [len(letter.encode()) for letter in text])
+        return [piece.id for piece in pieces], spans
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """As `encode`, over all cores."""
@@ -146,6 +174,12 @@ class SentencePieceTokenizer:
         pieces = piece_bytes(self._processor)
         sizes[: len(pieces)] = pieces
         return sizes
+
+    @property
+    def pieces(self) -> list[str]:
+        """As the model has them."""
+        texts = piece_texts(self._processor)
+        return texts + [""] * (self.vocab_size - len(texts))
 
 
 def hugging_face_tokenizer(files: Mapping[str, bytes]) -> HuggingFaceTokenizer:
@@ -169,8 +203,10 @@ def hugging_face_tokenizer(files: Mapping[str, bytes]) -> HuggingFaceTokenizer:
             return engine.token_to_id(named[role]) if named[role] else None
         return next((engine.token_to_id(token) for token in _USUAL[role] if token in special), None)
 
-    size = 1 + max(engine.get_vocab(with_added_tokens=True).values())
-    return HuggingFaceTokenizer(files=files, vocab_size=size, **_special_ids(id_of))
+    vocabulary = engine.get_vocab(with_added_tokens=True)
+    extra = sorted(i for token, i in vocabulary.items() if _EXTRA.fullmatch(token))
+    size = 1 + max(vocabulary.values())
+    return HuggingFaceTokenizer(files=files, vocab_size=size, extra_ids=tuple(extra), **_special_ids(id_of))
 
 
 def sentencepiece_tokenizer(files: Mapping[str, bytes]) -> SentencePieceTokenizer:
@@ -207,8 +243,15 @@ def sentencepiece_tokenizer(files: Mapping[str, bytes]) -> SentencePieceTokenize
             return own[role] if own[role] >= 0 else None
         return next((known[token] for token in _USUAL[role] if token in known), None)
 
-    size = max(num_pieces + int(config.get("extra_ids") or 0), 1 + max(known.values()))
-    return SentencePieceTokenizer(files=files, vocab_size=size, **_special_ids(id_of))
+    beyond = range(num_pieces, num_pieces + int(config.get("extra_ids") or 0))  # T5's, which its model lacks
+    named_so = (i for token, i in known.items() if _EXTRA.fullmatch(token) and not _is_written(pieces, i))
+    extra, size = sorted({*beyond, *named_so}), max(beyond.stop, 1 + max(known.values()))
+    return SentencePieceTokenizer(files=files, vocab_size=size, extra_ids=tuple(extra), **_special_ids(id_of))
+
+
+def _is_written(pieces: sentencepiece.SentencePieceProcessor, i: int) -> bool:
+    """Whether a text makes the piece: one that is user-defined, or ordinary."""
+    return i < pieces.vocab_size() and not pieces.is_control(i)
 
 
 def _engine_of(content: bytes) -> Any:
@@ -284,6 +327,28 @@ def _piece_sizes(content: Mapping[str, Any]) -> Callable[[str], int]:
         return lambda piece: len(piece.removeprefix(prefix).encode()) + (not piece.startswith(prefix))
     is_byte = re.compile(r"<0x[0-9A-F]{2}>").fullmatch if "ByteFallback" in kinds else lambda piece: None
     return lambda piece: 1 if is_byte(piece) else len(piece.replace("\u2581", " ").encode())
+
+
+def _piece_texts(content: Mapping[str, Any]) -> Callable[[str], str]:
+    """The function from a piece to its text, by the steps of a tokenizer.json."""
+    kinds = {kind for step in ("pre_tokenizer", "decoder") for kind in _kinds(content.get(step))}
+    if "ByteLevel" in kinds:
+        byte_of = _byte_level_alphabet()
+        return lambda piece: bytes(byte_of[letter] for letter in piece).decode(errors="replace")
+    if "WordPiece" in kinds:
+        prefix = content["model"].get("continuing_subword_prefix", "##")
+        return lambda piece: piece.removeprefix(prefix) if piece.startswith(prefix) else " " + piece
+    is_byte = re.compile(r"<0x[0-9A-F]{2}>").fullmatch if "ByteFallback" in kinds else lambda piece: None
+    return lambda piece: (
+        bytes([int(piece[3:5], 16)]).decode(errors="replace") if is_byte(piece) else piece.replace("\u2581", " ")
+    )
+
+
+def _byte_level_alphabet() -> dict[str, int]:
+    """How byte-level BPE writes bytes (Radford et al. 2019): printable characters stand for themselves."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
 def _kinds(step: Any) -> Iterator[str]:

@@ -19,7 +19,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -28,9 +28,10 @@ from .config import DataConfig
 from .filters import make_filters
 from .mixture import read_shares
 from .sources import SOURCES, Source, choose_sources, open_sources
-from .store import FORMAT, SPLITS, Corpus, fingerprint, open_corpus
+from .store import FORMAT, SPLITS, Corpus, Records, fingerprint, open_corpus
+from .supervised import measure_examples
 from .tasks import make_task
-from .tasks.task import Task
+from .tasks.task import ExampleTask, Task
 from .tokenizer import Tokenizer, train_tokenizer
 from .tokenizer_files import load_tokenizer
 
@@ -189,26 +190,34 @@ def _write(job: Job, work: Path, log: Callable[[str], None]) -> dict[str, Any]:
     column = "text" if job.text_only else "json"
     generators = {split: functools.partial(cleaner.examples, split) for split in splits}
     records = write_documents(work / "documents", generators, column=column)
-    left_out = cleaner.left_out.report()
-    for reason, found in left_out.items():
-        log(f"Left out {found['count']} examples, {found['share']:.2%} ({reason}): {', '.join(found['first'])}")
     if config.source:
         _check_parts(config, cleaner.parts["train"])
     tokenizer = job.tokenizer
     if tokenizer is None:
         log("Training the tokenizer")
         sample = _sample(job, records["train"], config.tokenizer_bytes)
-        tokenizer = train_tokenizer(sample, kind=config.tokenizer, vocab_size=config.vocab_size)
+        kind, extra_ids = config.trained_tokenizer.kind, config.extra_ids
+        tokenizer = train_tokenizer(sample, kind=kind, vocab_size=config.vocab_size, extra_ids=extra_ids)
         job.task.check(config, tokenizer)
     for name, content in tokenizer.files.items():
         (work / name).write_bytes(content)
     dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
     library = "tokenizers" if "tokenizer.json" in tokenizer.files else "sentencepiece"
-    facts = {}
+    facts: dict[str, Any] = {}
+    if job.text_only:
+        for split in splits:
+            log(f"Tokenizing {split}: {len(records[split])} documents")
+            facts[split] = _write_tokens(tokenizer, records[split], work, split, dtype)
+        labels = {}
+    else:
+        log(f"Tokenizing {sum(map(len, records.values()))} examples")
+        task, examples = cast(ExampleTask, job.task), {split: Records(records[split]) for split in splits}
+        labels, facts = measure_examples(task, tokenizer, config, examples, work, cleaner.left_out.add)
     for split in splits:
-        log(f"Tokenizing {split}: {len(records[split])} examples")
-        facts[split] = _tokenize(job, tokenizer, records[split], work, split, dtype)
         facts[split]["parts"] = _ranges(cleaner.parts[split])
+    left_out = cleaner.left_out.report()
+    for reason, found in left_out.items():
+        log(f"Left out {found['count']} examples, {found['share']:.2%} ({reason}): {', '.join(found['first'])}")
     return {
         "format": FORMAT,
         "fingerprint": job.fingerprint,
@@ -218,6 +227,7 @@ def _write(job: Job, work: Path, log: Callable[[str], None]) -> dict[str, Any]:
         "pad_id": tokenizer.pad_id,
         "token_dtype": dtype,
         "splits": facts,
+        **labels,
         "left_out": left_out,
         "compressed_bits_per_byte": _baselines(records["valid"], facts["valid"]["bytes"]) if job.text_only else {},
         "versions": {name: importlib.metadata.version(name) for name in (library, "tensorflow-datasets")},
@@ -250,13 +260,6 @@ def _ranges(counts: Sequence[int]) -> list[list[int]]:
     """First and last, exclusive, of parts of these sizes."""
     ends = np.cumsum([0, *counts]).tolist()
     return [list(pair) for pair in itertools.pairwise(ends)]
-
-
-def _tokenize(job: Job, tokenizer: Tokenizer, records: Any, work: Path, split: str, dtype: str) -> dict[str, Any]:
-    """Writes the tokens of a split, as its task reads them; returns its counts."""
-    if job.text_only:
-        return _write_tokens(tokenizer, records, work, split, dtype)
-    raise NotImplementedError("data/supervised.py: write_examples")
 
 
 def _texts(records: Any) -> Iterator[str]:

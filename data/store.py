@@ -5,6 +5,7 @@ tokenizer.model      SentencePiece, or tokenizer.json and what lay beside it
 documents/           the texts, or the examples as JSON, a TFDS dataset in ArrayRecord
 {train,valid}.tokens       token ids of all documents, one after the other, little-endian
 {train,valid}.starts.npy   index of each document's first token, and the number of tokens at the end, int64
+{train,valid}.lengths.npy  of labelled examples, in the place of the two before: see data/supervised.py
 """
 
 import dataclasses
@@ -84,7 +85,7 @@ class Corpus:
         from .documents import open_documents
 
         self._facts(split)
-        return _Records(open_documents(self.directory / "documents", split))
+        return Records(open_documents(self.directory / "documents", split))
 
     def tokens(self, split: str) -> np.ndarray:
         """All token ids of a split as a read-only memory map."""
@@ -106,7 +107,13 @@ class Corpus:
             raise ValueError(f"{path} is damaged ({error}); delete the folder to prepare it anew") from error
 
 
-class _Records(Sequence[dict[str, Any]]):
+class Records(Sequence[dict[str, Any]]):
+    """Random access to examples.
+
+    Args:
+        source: of {"name": bytes, "text" or "json": bytes}.
+    """
+
     def __init__(self, source: Any):
         self._source = source
 
@@ -131,6 +138,8 @@ def fingerprint(config: DataConfig, identities: Mapping[str, Sequence[str]], tas
     """
     fields = ("valid_fraction", "filters", "chunk_bytes", "max_bad_records")
     facts = {field: getattr(config, field) for field in fields} | dict(identities) | {"task": task, "format": FORMAT}
+    if task:
+        facts |= {"seq_len": config.seq_len}  # which decides how examples are cut
     if config.trains_tokenizer:
         facts |= {field: getattr(config, field) for field in ("tokenizer", "vocab_size", "tokenizer_bytes")}
     else:

@@ -1,5 +1,7 @@
 """What a tokenizer is, and the one this project trains: SentencePiece, set up so that decode(encode(text)) == text.
 
+Ids with a meaning of their own, such as a mask, are control symbols, not user-defined ones: no text makes them.
+
 Tokenizers that come with imported models are in `foreign_tokenizers`; `load_tokenizer` opens either kind.
 """
 
@@ -7,13 +9,15 @@ import dataclasses
 import functools
 import hashlib
 import io
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import sentencepiece
 from google.protobuf.message import DecodeError
+from numpy.typing import ArrayLike
 from sentencepiece import sentencepiece_model_pb2
 
 MODEL_FILE = "tokenizer.model"
@@ -91,8 +95,23 @@ class Tokenizer(Protocol):
         """The id that hides a token."""
         ...
 
+    @property
+    def extra_ids(self) -> tuple[int, ...]:
+        """Ids that no text makes and that have no role yet, ascending, for the tasks that need some.
+
+        Sentinels are the last ones, descending, as T5 has them; the roles of a chat are the first ones after mask_id.
+        """
+        ...
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without the ids that begin and end a document."""
+        ...
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], np.ndarray]:
+        """As `encode`, with the characters [start, end) of the text that each id stands for, (ids, 2) int64.
+
+        Ids that share a character, as those of its bytes do, all have the whole of it.
+        """
         ...
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -111,6 +130,14 @@ class Tokenizer(Protocol):
         """
         ...
 
+    @property
+    def pieces(self) -> list[str]:
+        """The text of each id, with a space before it where it begins a word; a part of a character is U+FFFD.
+
+        Special ids have none.
+        """
+        ...
+
 
 def files_sha256(files: Mapping[str, bytes]) -> str:
     """Hash of a tokenizer's files: the file's own where there is one."""
@@ -124,7 +151,8 @@ def files_sha256(files: Mapping[str, bytes]) -> str:
 class TrainedTokenizer:
     """A tokenizer that `train_tokenizer` made.
 
-    Ids 0 to 3 are padding, beginning and end of document, and unknown (never produced: bytes are the fallback).
+    Ids 0 to 3 are padding, beginning and end of document, and unknown (never produced: bytes are the fallback). The
+    extra ids follow, if it has some: the first is the mask, and then a document's begin and end are cls_id and sep_id.
 
     Attributes:
         model: the serialised SentencePiece model.
@@ -133,7 +161,34 @@ class TrainedTokenizer:
     model: bytes = dataclasses.field(repr=False)
 
     pad_id, bos_id, eos_id, unk_id = 0, 1, 2, 3
-    cls_id = sep_id = mask_id = None
+
+    @property
+    def cls_id(self) -> int | None:
+        """See `Tokenizer`, as for the rest."""
+        return self.bos_id if self.extra_ids else None
+
+    @property
+    def sep_id(self) -> int | None:
+        """That of the end of a document."""
+        return self.eos_id if self.extra_ids else None
+
+    @property
+    def mask_id(self) -> int | None:
+        """The first of the extra ids."""
+        return self.extra_ids[0] if self.extra_ids else None
+
+    @property
+    def extra_ids(self) -> tuple[int, ...]:
+        """Control symbols after those that every tokenizer has."""
+        return self._extra_ids
+
+    @functools.cached_property
+    def _extra_ids(self) -> tuple[int, ...]:
+        return tuple(itertools.takewhile(self._processor.is_control, range(self.unk_id + 1, self.vocab_size)))
+
+    @functools.cached_property
+    def _piece_bytes(self) -> np.ndarray:
+        return piece_bytes(self._processor)
 
     @property
     def files(self) -> Mapping[str, bytes]:
@@ -158,6 +213,13 @@ class TrainedTokenizer:
         """Token ids of a text, without the ids that begin and end a document."""
         return self._processor.encode(_escape(text))
 
+    def encode_with_offsets(self, text: str) -> tuple[list[int], np.ndarray]:
+        """Exact: the ids stand for all bytes of the escaped text, one after the other."""
+        ids = self.encode(text)
+        ends = np.cumsum(self._piece_bytes[ids])
+        begins = np.concatenate([[0], ends[:-1]])
+        return ids, character_spans(begins, ends, [len(_escape(letter).encode()) for letter in text])
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, over all cores."""
         return self._processor.encode([_escape(text) for text in texts], num_threads=-1)
@@ -173,7 +235,40 @@ class TrainedTokenizer:
 
         An escaped U+2581 (or U+E000, U+E001) counts 6 bytes instead of 3.
         """
-        return piece_bytes(self._processor)
+        return self._piece_bytes.copy()
+
+    @property
+    def pieces(self) -> list[str]:
+        """See `Tokenizer`."""
+        return piece_texts(self._processor)
+
+
+def character_spans(begins: ArrayLike, ends: ArrayLike, widths: Sequence[int]) -> np.ndarray:
+    """Characters [start, end) that hold bytes [begin, end), (spans, 2); an empty span reaches as far as the next.
+
+    Args:
+        begins: first bytes, ascending.
+        ends: the bytes after the last ones.
+        widths: bytes of each character.
+    """
+    character = np.append(np.repeat(np.arange(len(widths)), widths), len(widths))
+    first, last = np.array(begins, np.int64), np.array(ends, np.int64)
+    for i in range(len(last) - 2, -1, -1):
+        last[i] = last[i] if last[i] > first[i] else last[i + 1]
+    stop = np.where(last > first, character[np.maximum(last, 1) - 1] + 1, character[first])
+    return np.stack([character[first], stop], axis=1)
+
+
+def piece_texts(processor: sentencepiece.SentencePieceProcessor) -> list[str]:
+    """The text of each piece of a SentencePiece model, see `Tokenizer.pieces`."""
+    return [
+        ""
+        if processor.is_control(i) or processor.is_unknown(i)
+        else bytes([int(processor.id_to_piece(i)[1:-1], 16)]).decode(errors="replace")
+        if processor.is_byte(i)
+        else processor.id_to_piece(i).replace("\u2581", " ")
+        for i in range(processor.vocab_size())
+    ]
 
 
 def piece_bytes(processor: sentencepiece.SentencePieceProcessor) -> np.ndarray:
@@ -209,13 +304,14 @@ def is_trained_here(model: bytes) -> bool:
     )
 
 
-def train_tokenizer(texts: Iterable[str], *, kind: str, vocab_size: int) -> TrainedTokenizer:
+def train_tokenizer(texts: Iterable[str], *, kind: str, vocab_size: int, extra_ids: int = 0) -> TrainedTokenizer:
     """Trains SentencePiece (Kudo and Richardson 2018, arXiv:1808.06226) without normalisation, with byte fallback.
 
     Args:
         texts: the documents to learn from.
         kind: "bpe" or "unigram".
         vocab_size: number of ids, special ones and 256 bytes included.
+        extra_ids: how many of them no text makes, beside the four that every tokenizer has.
 
     Returns:
         The tokenizer.
@@ -224,6 +320,8 @@ def train_tokenizer(texts: Iterable[str], *, kind: str, vocab_size: int) -> Trai
         ValueError: the texts hold too few different pieces for the vocabulary.
     """
     output = io.BytesIO()
+    names = ["<mask>", *(f"<extra_{i}>" for i in range(1, extra_ids))][:extra_ids]
+    more: Any = {"control_symbols": names} if names else {}
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=(piece for text in texts for piece in _sentences(_escape(text))),
@@ -245,6 +343,7 @@ def train_tokenizer(texts: Iterable[str], *, kind: str, vocab_size: int) -> Trai
             max_sentencepiece_length=_MAX_PIECE,
             num_threads=1,  # the same model on every machine
             minloglevel=2,
+            **more,
         )
     except (RuntimeError, OSError) as error:
         remedy = "larger" if "Increase vocab_size" in str(error) else "smaller"

@@ -182,6 +182,7 @@ FIELDS: dict[str, tuple[Any, Callable[..., str]]] = {
     "data.seq_len": (16, step_program),
     "data.batch_size": (16, step_program),
     "data.packing": (False, first_batch),
+    "data.augment": (("swap",), error),
     "data.read_threads": (3, reading),
     "data.prefetch": (5, reading),
     "optimizer.name": ("muon", step_program),

@@ -21,7 +21,7 @@ from etils import epath
 
 from data import Corpus, Tokenizer, load_tokenizer
 from data.command_line import flatten, load_config
-from data.config import TRAINED
+from data.config import is_trained
 from data.mixture import read_shares
 from parallel import check_shared, exchange, name_of
 
@@ -49,7 +49,7 @@ def config_difference(old: Any, new: Any) -> tuple[dict[str, tuple[Any, Any]], d
         if json.dumps(before.get(key)) != json.dumps(after.get(key))
     }
     fixed = {key: pair for key, pair in changed.items() if key.startswith(_FIXED) and key not in _FREE}
-    if not set(TRAINED) & set(fixed.get("data.tokenizer", TRAINED)):
+    if "data.tokenizer" in fixed and not any(is_trained(str(value)) for value in fixed["data.tokenizer"]):
         del fixed["data.tokenizer"]  # another path: `check_same_corpus` compares what lies there
     for field in {"data.source", "data.valid_source"} & set(fixed):  # likewise, if the parts have the same shares
         old, new = fixed[field]

@@ -2,13 +2,33 @@
 
 from collections.abc import Callable
 
+from ..augment import make_augmentation
 from ..config import DataConfig
 from ..options import choose
-from .language_model import CausalLM
+from .causal import CausalLM
+from .classification import Classification, Multilabel, Regression
+from .finetuning import FineTuning
+from .masked import MaskedLM
+from .prefix import PrefixLM
+from .questions import Questions
+from .seq2seq import Continuation, Seq2Seq
+from .span_corruption import SpanCorruption
+from .tagging import Tagging
 from .task import Task
 
 TASKS: dict[str, Callable[..., Task]] = {
     "causal_lm": CausalLM,
+    "masked_lm": MaskedLM,
+    "prefix_lm": PrefixLM,
+    "span_corruption": SpanCorruption,
+    "seq2seq": Seq2Seq,
+    "continuation": Continuation,
+    "sft": FineTuning,
+    "classification": Classification,
+    "multilabel": Multilabel,
+    "regression": Regression,
+    "tags": Tagging,
+    "questions": Questions,
 }
 
 
@@ -16,6 +36,8 @@ def make_task(config: DataConfig) -> Task:
     """The task of a config.
 
     Raises:
-        ValueError: an unknown one, or an option it has not.
+        ValueError: an unknown one, an option it has not, or an augmentation that does not suit it.
     """
-    return choose("config.data.task", config.task, TASKS).make()
+    task = choose("config.data.task", config.task, TASKS).make()
+    make_augmentation(config.augment, getattr(task, "augmented", ()), task=config.task)  # only to check
+    return task

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from ..tokenizer import Tokenizer
 
 Batch = dict[str, np.ndarray]
+TEXT: Mapping[str, tuple[type, ...]] = {"text": (str,)}  # the fields of the tasks on text alone
+Fields = Mapping[str, Any]  # a labelled example, by the names that its task asks for
 
 
 class Rows(Protocol):
@@ -34,12 +37,38 @@ class Rows(Protocol):
         ...
 
 
+class Scored(Rows, Protocol):
+    """Rows of an evaluation for which a model predicts something that is held against the examples."""
+
+    def score(self, predictions: dict[str, np.ndarray]) -> tuple[list[Any], list[Any]]:
+        """What was predicted and what is right, one of each for an example.
+
+        Args:
+            predictions: what the model says of the first n rows: arrays (n, ...).
+
+        Returns:
+            Predictions and references, as the functions of `train.scores` take them; examples that are not whole among
+            the n rows are left out.
+        """
+        ...
+
+
 class Task(Protocol):
     """A task with its options; `configs/base.py` lists them."""
 
     @property
     def objective(self) -> str:
         """What trains a model for it, a key of `train.OBJECTIVES`."""
+        ...
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """The kinds of config.model.architecture that can learn it."""
+        ...
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Which of `train.SCORES` tell how well it is done; () if only the loss does. Else its rows are `Scored`."""
         ...
 
     @property
@@ -59,7 +88,7 @@ class Task(Protocol):
         """
         ...
 
-    def texts(self, fields: Mapping[str, Any]) -> Iterator[str]:
+    def texts(self, fields: Fields) -> Iterator[str]:
         """The texts of an example, which a tokenizer is trained on and filters look at."""
         ...
 
@@ -77,4 +106,96 @@ class Task(Protocol):
         Raises:
             ValueError: there is too little for one row.
         """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What examples are encoded for.
+
+    Attributes:
+        tokenizer: makes their ids.
+        config: the shape of the rows.
+        labels: the names of the classes, in the order of their numbers.
+        counts: how many training examples (or words) have each.
+        evaluating: in an evaluation every example weighs 1, and none is left out for what it lacks.
+    """
+
+    tokenizer: Tokenizer
+    config: DataConfig
+    labels: tuple[str, ...] = ()
+    counts: tuple[int, ...] = ()
+    evaluating: bool = False
+
+
+class Prompt(NamedTuple):
+    """An example as a question to a model that writes.
+
+    Attributes:
+        ids: what it reads: the encoder's input, or the beginning of the decoder's.
+        reference: what it should write.
+    """
+
+    ids: list[int]
+    reference: str
+
+
+class ExampleTask(Task, Protocol):
+    """A task on labelled examples, whose rows `data.examples.Examples` makes with the methods here.
+
+    It is also one of the two below.
+    """
+
+    @property
+    def packs(self) -> bool:
+        """Whether a row may hold several examples, with segments of their own."""
+        ...
+
+    @property
+    def augmented(self) -> tuple[str, ...]:
+        """The fields that config.data.augment may change; none where labels or answers hang on their characters."""
+        ...
+
+    def labels_of(self, fields: Fields) -> Iterator[str]:
+        """The labels of an example, from which preparation makes the list of all."""
+        ...
+
+    def encode(self, fields: Fields, setting: Setting) -> list[Batch]:
+        """An example as arrays of its own length, without "segment_ids" and "positions"; mostly one dict of them.
+
+        Raises:
+            ValueError: it cannot be learned from; the message says why.
+        """
+        ...
+
+    def padding(self, setting: Setting) -> Batch:
+        """A row without an example, which also tells the names, shapes and types of all."""
+        ...
+
+
+class Choosing(ExampleTask, Protocol):
+    """A task whose answers are chosen, and compared with the right ones."""
+
+    def score(
+        self, examples: Sequence[tuple[Fields, Sequence[int]]], predictions: Mapping[str, np.ndarray], setting: Setting
+    ) -> tuple[list[Any], list[Any]]:
+        """What a model says of examples and what is right, as the metrics take them.
+
+        Args:
+            examples: each with the rows that it has.
+            predictions: arrays (rows, ...), by name: "classes" logits (C,), "tags" classes (T,), "starts" and "ends"
+                logits (T,).
+            setting: as the rows were made with.
+
+        Returns:
+            Predictions and references.
+        """
+        ...
+
+
+class Writing(ExampleTask, Protocol):
+    """A task whose answers are texts that a model writes."""
+
+    def prompt(self, fields: Fields, setting: Setting) -> Prompt:
+        """An example without its answer, and the answer."""
         ...

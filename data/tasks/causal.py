@@ -1,16 +1,13 @@
-"""Tasks on text alone, whose rows are windows over a stream of tokens."""
+"""Causal language modelling: each token follows from those before it."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from ..config import DataConfig
 from ..store import Corpus
 from ..tokenizer import Tokenizer
 from ..windows import Windows
-from .task import Rows
-
-TEXT = {"text": (str,)}
+from .task import TEXT, Fields, Rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,12 +15,14 @@ class CausalLM:
     """Each token follows from those before it."""
 
     objective = "tokens"
+    architectures = ("decoder",)
+    scores = ()
     fields = TEXT
 
     def check(self, config: DataConfig, tokenizer: Tokenizer | None) -> None:
         """Any will do."""
 
-    def texts(self, fields: Mapping[str, Any]) -> Iterator[str]:
+    def texts(self, fields: Fields) -> Iterator[str]:
         """The document."""
         yield fields["text"]
 

@@ -1,0 +1,89 @@
+"""Supervised fine-tuning: a decoder learns to write what an assistant wrote."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ..chat import chat_prompt, encode_chat
+from ..config import DataConfig
+from ..examples import Examples
+from ..store import Corpus
+from ..tokenizer import Tokenizer
+from .frame import check_frame
+from .task import Batch, Fields, Prompt, Rows, Setting
+from .written import next_tokens, no_tokens
+
+_FORMS: dict[str, dict[str, tuple[type, ...]]] = {
+    "chat": {"messages": (list,)},
+    "turns": {"prompt": (str,), "completion": (str,)},
+    "plain": {"prompt": (str,), "completion": (str,)},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTuning:
+    """The loss is on what an assistant says, the end of its turn included (Ouyang et al. 2022, arXiv:2203.02155).
+
+    What does not fit into a row is cut at the end.
+
+    Attributes:
+        form: "chat" has "messages", a list of {"role", "content"}; "turns" has "prompt" and "completion", which
+            become a chat of two turns; "plain" writes the completion right after the prompt, without any marks.
+    """
+
+    form: str = "chat"
+
+    objective = "tokens"
+    architectures = ("decoder",)
+    scores = ()
+    augmented = ()
+    packs = True
+
+    @property
+    def fields(self) -> Mapping[str, tuple[type, ...]]:
+        """Of the form."""
+        return _FORMS.get(self.form, {})
+
+    def check(self, config: DataConfig, tokenizer: Tokenizer | None) -> None:
+        """The form is known."""
+        check_frame(config, 2)
+        if self.form not in _FORMS:
+            raise ValueError(f"config.data.task={config.task!r}: form must be one of {', '.join(_FORMS)}")
+
+    def texts(self, fields: Fields) -> Iterator[str]:
+        """What is said."""
+        yield from (message["content"] for message in self._messages(fields))
+
+    def labels_of(self, fields: Fields) -> Iterator[str]:
+        """None."""
+        yield from ()
+
+    def _messages(self, fields: Fields) -> Sequence[Any]:
+        if self.form == "chat":
+            return fields["messages"]
+        sides = (("user", "prompt"), ("assistant", "completion"))
+        return [{"role": role, "content": fields[name]} for role, name in sides]
+
+    def encode(self, fields: Fields, setting: Setting) -> list[Batch]:
+        """One piece."""
+        if self.form != "plain":
+            return [next_tokens(*encode_chat(setting.tokenizer, self._messages(fields)), setting)]
+        prompt, completion = self.prompt(fields, setting)
+        ending = [*setting.tokenizer.encode(completion), setting.tokenizer.eos_id]
+        return [next_tokens(prompt + ending, [0] * len(prompt) + [1] * len(ending), setting)]
+
+    def prompt(self, fields: Fields, setting: Setting) -> Prompt:
+        """What comes before the last message, which must be the assistant's."""
+        if self.form == "plain":
+            ids = [setting.tokenizer.bos_id, *setting.tokenizer.encode(fields["prompt"])]
+            return Prompt(ids, fields["completion"])
+        *before, last = self._messages(fields)
+        return Prompt(chat_prompt(setting.tokenizer, before), last["content"])
+
+    def padding(self, setting: Setting) -> Batch:
+        """A row without text."""
+        return no_tokens(setting)
+
+    def open(self, corpus: Corpus, split: str, config: DataConfig, documents: range, *, evaluating: bool) -> Rows:
+        """Examples, see there."""
+        return Examples(self, corpus, split, config, documents, evaluating=evaluating)
