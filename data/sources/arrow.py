@@ -53,15 +53,15 @@ def _tables(files: Files, batches: Callable[[Path], Iterable[Any]]) -> Source:
 
     def examples() -> Iterator[Example | Broken]:
         for path in files.paths:
-            row = 0
+            row, of = 0, files.name(path)
             try:
                 for batch in batches(path):
                     for fields in _rows(batch):
-                        name = f"{files.name(path)}:{row}"
+                        name = f"{of}:{row}"
                         yield Broken(name, fields) if isinstance(fields, str) else Example(name, fields)
                         row += 1
             except (*UNREADABLE, arrow_error) as error:
-                yield Broken(f"{files.name(path)}:{row}", f"cannot be read: {error}")
+                yield Broken(f"{of}:{row}", f"cannot be read: {error}")
 
     return Source(files.identity, examples)
 

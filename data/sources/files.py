@@ -80,11 +80,11 @@ def _open(path: Path) -> BinaryIO:
 def read_lines(files: Files) -> Iterator[tuple[str, bytes] | Broken]:
     """Yields (name, line) of each line that is not empty; a file that breaks off ends with a `Broken`."""
     for path in files.paths:
-        number = 0
+        name, number = files.name(path), 0
         try:
             with opened(path) as lines:
                 for number, line in enumerate(lines, 1):
                     if line.strip():
-                        yield f"{files.name(path)}:{number}", line
+                        yield f"{name}:{number}", line
         except UNREADABLE as error:
-            yield Broken(f"{files.name(path)}:{number + 1}", f"cannot be read: {error}")
+            yield Broken(f"{name}:{number + 1}", f"cannot be read: {error}")

@@ -29,18 +29,18 @@ def array_record(*, path: str, pattern: str = "**/*.array_record*", format: str 
 
     def examples() -> Iterator[Example | Broken]:
         for file in files.paths:
-            row = 0
+            row, of = 0, files.name(file)
             try:
                 reader = ArrayRecordReader(str(file))
                 if not reader.ok():
                     raise ValueError("it is no ArrayRecord file, or only a part of one")
                 while row < reader.num_records():
                     for record in reader.read(row, min(row + _RECORDS, reader.num_records())):
-                        name = f"{files.name(file)}:{row}"
+                        name = f"{of}:{row}"
                         yield parse_object(name, record) if format == "json" else Example(name, {"text": record})
                         row += 1
             except (RuntimeError, ValueError, IndexError, OSError) as error:  # it has no kind of its own
-                yield Broken(f"{files.name(file)}:{row}", f"cannot be read: {error}")
+                yield Broken(f"{of}:{row}", f"cannot be read: {error}")
 
     return Source(f"{files.identity} {format}", examples)
 
