@@ -72,6 +72,7 @@ def get_config() -> ConfigDict:
     data.valid_source = ""  # a source of the validation split; "": it is held out of data.source
     data.dir = "~/.cache/palmette/data"  # prepared corpora are kept here
     data.valid_fraction = 0.05  # share of documents held out, by the SHA-1 of their names
+    data.filters = ()  # what to leave out: length,min=200 regex,drop=... quality near_duplicates,threshold=0.8
     data.chunk_bytes = 0  # cut documents into pieces of at most this size at line ends; 0: never
     data.task = "causal_lm"  # what is learned from it: causal_lm
     data.max_bad_records = 0.01  # share that may be unreadable and is left out; 0: the first one is an error

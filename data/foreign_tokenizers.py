@@ -172,9 +172,9 @@ class SentencePieceTokenizer:
         spans = character_spans(begins, ends, [len(letter.encode()) for letter in text])
         return [piece.id for piece in pieces], spans
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """As `encode`, over all cores."""
-        return self._processor.encode(list(texts), num_threads=-1)
+        return self._processor.encode(list(texts), num_threads=-1, return_type="numpy")
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """As the library, which may not give back what normalisation took away."""

@@ -119,7 +119,7 @@ class Tokenizer(Protocol):
         """
         ...
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_batch(self, texts: Sequence[str]) -> Sequence[Sequence[int] | np.ndarray]:
         """Token ids of each text, over all cores."""
         ...
 
@@ -226,9 +226,9 @@ class TrainedTokenizer:
         begins = np.concatenate([[0], ends[:-1]])
         return ids, character_spans(begins, ends, [len(_escape(letter).encode()) for letter in text])
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_batch(self, texts: Sequence[str]) -> Sequence[Sequence[int] | np.ndarray]:
         """Token ids of each text, over all cores."""
-        return self._processor.encode([_escape(text) for text in texts], num_threads=-1)
+        return self._processor.encode([_escape(text) for text in texts], num_threads=-1, return_type="numpy")
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of token ids; special ids, and ids it does not have, give nothing."""

@@ -172,6 +172,7 @@ FIELDS: dict[str, tuple[Any, Callable[..., str]]] = {
     "data.valid_source": ("stdlib", corpus),
     "data.dir": (tempfile.mkdtemp(), corpus_place),
     "data.valid_fraction": (0.5, corpus),
+    "data.filters": (("length,min=200",), corpus),
     "data.chunk_bytes": (100, corpus),
     "data.max_bad_records": (0.5, corpus),
     "data.task": ("causal_lm,x=1", error),
