@@ -38,8 +38,9 @@ def measure_examples(
         leave_out: is told "unusable", and the name of an example that cannot be learned from, with the reason.
 
     Returns:
-        "labels" and "label_counts" of the training split (of the other one, if there is only that), or nothing; and for
-        each split its numbers of "documents", "examples" that can be used, "pieces" and "tokens", and a hash of these.
+        "seq_len", and "labels" and "label_counts" of the training split (of the other one, if there is only that), if
+        there are labels; and for each split its numbers of "documents", "examples" that can be used, "pieces" and
+        "tokens", and a hash of these.
 
     Raises:
         ValueError: no example of a split can be used; the message has the reason for the first.
@@ -59,7 +60,8 @@ def measure_examples(
             "tokens": int(lengths[:, [LENGTH, ENCODER]].sum()),
             "tokens_sha256": digest,
         }
-    return {"labels": labels, "label_counts": list(of_each)} if labels else {}, facts
+    known = {"labels": labels, "label_counts": list(of_each)} if labels else {}
+    return {"seq_len": config.seq_len} | known, facts
 
 
 def fixed_labels(task: ExampleTask) -> list[str]:
@@ -114,6 +116,15 @@ def read_lengths(corpus: Corpus, split: str) -> np.ndarray:
 
 
 def setting_of(corpus: Corpus, config: DataConfig, *, evaluating: bool) -> Setting:
-    """The setting that a corpus was prepared for."""
+    """The setting that a corpus was prepared for.
+
+    Raises:
+        ValueError: it was prepared for rows of another length.
+    """
+    there = corpus.metadata["seq_len"]
+    if there != config.seq_len:
+        raise ValueError(
+            f"{corpus.directory} was prepared for config.data.seq_len={there}, not {config.seq_len}; prepare it anew"
+        )
     labels, counts = (tuple(corpus.metadata.get(name, ())) for name in ("labels", "label_counts"))
     return Setting(corpus.tokenizer, config, labels, counts, evaluating)
