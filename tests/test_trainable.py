@@ -229,6 +229,7 @@ def tiny_run(directory: Path, text: str = "all", **train_fields: Any) -> ConfigD
     config.model.update(activation="swiglu", tie_embeddings=False, num_kv_heads=4)  # as a Llama
     config.optimizer.update(warmup_steps=0)
     config.train.update(steps=4, checkpoint_every=2, parameters=text, **train_fields)
+    config.mesh.update(data=1, allow_idle=True)
     config.sample.prompts = ()
     return config
 

@@ -54,6 +54,6 @@ def restore_params(config: Any, workdir: epath.Path) -> tuple[Any, Mesh, int]:
     start(config.distributed)
     check_platform(config.platform)
     mesh = make_mesh(config.mesh)
-    preflight(config, mesh)
+    preflight(without_teacher(config), mesh)
     params, step = read_params(config, workdir, mesh)
     return params, mesh, step
