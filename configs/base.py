@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
     model.token_types = 0  # rows of the table of token types, as BERT's; 0: none
     model.head = "linear"  # linear, bias, or transform: projection, activation, norm, and a bias
     model.logit_scale = 1.0  # factor of the vocabulary logits
-    model.classifier = ""  # first,classes=3 on the first token; tanh,classes=2 with a pooler before it
+    model.classifier = ""  # first,classes=3 on the first token, or tanh (BERT's pooler), mean, last, tokens (each)
     model.image = ""  # patches,size=224,patch=16: the input is images
     model.qk_norm = "none"  # RMS-normalise queries and keys: head by head, all together, or none
     model.attention_scale = 0.0  # factor of the attention logits; 0: 1 / sqrt(head_dim)
@@ -72,6 +72,7 @@ def get_config() -> ConfigDict:
     data.valid_source = ""  # a source of the validation split; "": it is held out of data.source
     data.dir = "~/.cache/palmette/data"  # prepared corpora are kept here
     data.valid_fraction = 0.05  # share of documents held out, by the SHA-1 of their names
+    data.filters = ()  # what to leave out: length,min=200 regex,drop=... quality near_duplicates,threshold=0.8
     data.chunk_bytes = 0  # cut documents into pieces of at most this size at line ends; 0: never
     data.task = "causal_lm"  # what is learned, with options: masked_lm,rate=0.3, classification, ... (data/tasks)
     data.max_bad_records = 0.01  # share that may be unreadable and is left out; 0: the first one is an error
@@ -95,6 +96,7 @@ def get_config() -> ConfigDict:
     optimizer.eps = 1e-8  # added to the divisor
     optimizer.weight_decay = 0.1  # times the learning rate; muon: of the hidden matrices only
     optimizer.no_decay = "norm|bias|/b_|/b$|embedding|positions|token"  # parameters whose name matches are not decayed
+    optimizer.layer_decay = 1.0  # factor of the learning rate from each layer to the one below it; 1: none
     optimizer.clip_norm = 1.0  # global norm of the gradients; 0: off
     optimizer.schedule = "cosine"  # constant, linear, cosine, inverse_sqrt or wsd
     optimizer.warmup_steps = 100  # updates until the peak
@@ -126,13 +128,15 @@ def get_config() -> ConfigDict:
     distributed.timeout_s = 180  # for the start, for barriers, and until a silent process counts as dead
 
     train = config.train = ConfigDict()
-    train.objective = "auto"  # auto: as data.task asks; or tokens
+    train.objective = "auto"  # as data.task asks, or distill,teacher=WORKDIR[,temperature=2][,weight=0.5][,hidden=0]
+    train.parameters = "all"  # trained: all, matching,names=REGEX, frozen,names=REGEX or lora[,rank=8][,names=][,also=]
     train.steps = 1000  # updates of the whole run
     train.microbatch_rows = 0  # rows of a device in one pass; fewer than its share accumulates gradients; 0: all
     train.z_loss = 0.0  # weight of log(Z)^2, which keeps logits from drifting
     train.log_every = 10  # steps from one line of metrics to the next
     train.eval_every = 250  # steps; 0: only at the end
     train.eval_batches = 16  # batches of an evaluation on the way; 0: the whole split, as at the end
+    train.best = ""  # METRIC[,mode=max][,patience=3]: keep and use the best evaluation; end after 3 no better ones
     train.checkpoint_every = 250  # steps; the last is always saved
     train.keep_checkpoints = 2  # the newest are kept
     train.keep_every = 0  # checkpoints at multiples of this are kept for good; 0: none
@@ -140,7 +144,6 @@ def get_config() -> ConfigDict:
     sample = config.sample = ConfigDict()
     sample.prompts = ("def ", "import ", "class ")  # continued at the end of training; () is none
     sample.max_tokens = 48  # length of a sample
-    sample.temperature = 0.8  # 0: the most likely token
-    sample.top_k = 0  # draw from this many of the most likely tokens; 0: all
-    sample.top_p = 0.95  # draw from the most likely tokens that make up this probability; 1: all
+    sample.strategy = "sample"  # greedy, sample[,temperature=0.8][,top_k=0][,top_p=0.95][,min_p=0.05] or beam[,beams=4]
+    sample.stop = ()  # texts that end a sample before them, such as ("\n\n",)
     return config

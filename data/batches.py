@@ -6,17 +6,18 @@ Letters: B batch, T length.
 import hashlib
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import grain
 import numpy as np
+from grain.experimental import index_shuffle
 
 from .config import DataConfig
 from .mixture import make_mixture
 from .preparation import prepare
 from .store import Corpus
 from .tasks import make_task
-from .tasks.task import Batch, Rows
+from .tasks.task import Batch, BatchedRows, Rows
 
 
 def open_rows(config: DataConfig, corpus: Corpus, split: str, *, evaluating: bool = False) -> Rows:
@@ -47,15 +48,23 @@ class TrainingRows:
         task, parts = make_task(config), corpus.parts("train")
         self._parts = [task.open(corpus, "train", config, part, evaluating=False) for part in parts]
         self._mixture = make_mixture(config.source, [len(part) for part in self._parts])
-        self._orders: list[Any] = [
-            grain.MapDataset.source(range(len(part))).shuffle(seed=_mix(f"{seed}/{i}" if i else f"{seed}")).repeat(None)
-            for i, part in enumerate(self._parts)
-        ]
-        self._seed = _mix(str(seed))
+        self._seeds = [_mix(f"{seed}/{i}" if i else f"{seed}") for i in range(len(parts))]
 
-    def __getitem__(self, place: int) -> Batch:
-        part, index = self._mixture.find(place)
-        return self._parts[part].get(int(self._orders[part][index]), generator(self._seed, place))
+    def batch(self, places: Sequence[int]) -> Batch:
+        """The rows of some places, stacked."""
+        found = [self._mixture.find(place) for place in places]
+        batch: Batch = {}
+        for part, rows in enumerate(self._parts):
+            mine = [i for i, (of, _) in enumerate(found) if of == part]
+            if not mine:
+                continue
+            order = [_shuffled(found[i][1], len(rows), self._seeds[part]) for i in mine]
+            read = _read(rows, order, self._seeds[0], [places[i] for i in mine])
+            if len(mine) == len(places):
+                return read
+            for name, array in read.items():
+                batch.setdefault(name, np.empty((len(places), *array.shape[1:]), array.dtype))[mine] = array
+        return batch
 
     def epochs(self, num_rows: int) -> list[float]:
         """How often each part is seen in the first `num_rows` places."""
@@ -74,7 +83,20 @@ class _Batches:
 
     def __getitem__(self, index: int) -> Batch:
         first = int(index) * self._batch_size
-        return _stack([self._order[first + int(row)] for row in self._rows])
+        return self._order.batch([first + int(row) for row in self._rows])
+
+
+def _shuffled(place: int, num_rows: int, seed: int) -> int:
+    """The row at a place of an order that has each row once an epoch: Grain's own shuffle, repeated without end."""
+    epoch, place = divmod(place, num_rows)
+    return index_shuffle(place, max_index=num_rows - 1, seed=(seed + epoch) % 2**32, rounds=4)
+
+
+def _read(rows: Rows, indices: Sequence[int], seed: int, places: Sequence[int]) -> Batch:
+    """Rows, stacked; those that leave something to chance get random numbers of their own, which take their time."""
+    if hasattr(rows, "get_batch"):
+        return cast(BatchedRows, rows).get_batch(indices)
+    return _stack([rows.get(i, generator(seed, place)) for i, place in zip(indices, places, strict=True)])
 
 
 def generator(seed: int, place: int) -> np.random.Generator:
@@ -129,6 +151,7 @@ def eval_batches(
     *,
     corpus: Corpus | None = None,
     split: str = "valid",
+    examples: Rows | None = None,
     limit: int = 0,
     rows: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
@@ -138,6 +161,7 @@ def eval_batches(
         config: as in `make_batches`.
         corpus: as in `make_batches`.
         split: "valid" or "train".
+        examples: the rows of the split, if they are open already.
         limit: at most this many batches; 0 is all.
         rows: the rows of each batch to read; None reads all.
 
@@ -148,10 +172,14 @@ def eval_batches(
         ValueError: as in `make_batches`.
     """
     config = DataConfig.of(config)
-    examples = open_rows(config, corpus or prepare(config), split, evaluating=True)
+    if examples is None:
+        examples = open_rows(config, corpus or prepare(config), split, evaluating=True)
     rows = range(config.batch_size) if rows is None else rows
     padding = examples.padding()
     num_batches = -(-len(examples) // config.batch_size)
     for step in range(min(limit, num_batches) if limit else num_batches):
         wanted = [step * config.batch_size + int(row) for row in rows]
-        yield _stack([examples.get(i, generator(0, i)) if i < len(examples) else padding for i in wanted])
+        there = [i for i in wanted if i < len(examples)]
+        batch = _read(examples, there, 0, there) if there else {}
+        missing = [padding] * (len(wanted) - len(there))
+        yield {name: np.stack([*batch.get(name, ()), *(row[name] for row in missing)]) for name in padding}

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .config import DataConfig
+from .filters import make_filters
 from .sources import Broken, Example, Source
 from .tasks.task import Task
 
@@ -70,6 +72,7 @@ class Cleaner:
         self.left_out = LeftOut()
         self.parts: dict[str, list[int]] = {}
         self._seen: set[bytes] = set()
+        self._filters = make_filters(config.filters)
 
     def peek(self, split: str) -> bool:
         """Whether a split has an example."""
@@ -111,7 +114,19 @@ class Cleaner:
         if digest in self._seen and not is_benchmark:
             return "exact repetition"
         self._seen.add(digest)
-        return ""
+        if not self._filters:
+            return ""
+        text = self._text_of(example)
+        if is_benchmark:
+            for keeps in self._filters.values():  # so that what is nearly a copy of it is found in the training split
+                keeps(text)
+            return ""
+        return next((name for name, keeps in self._filters.items() if not keeps(text)), "")
+
+    def _text_of(self, example: Clean) -> str:
+        if set(self._task.fields) == {"text"}:
+            return example.content
+        return "\n".join(self._task.texts(json.loads(example.content)))
 
 
 class _Bad:
@@ -201,9 +216,16 @@ def _as_json(name: str, fields: Mapping[str, Any], wanted: Mapping[str, tuple[ty
     try:
         content = json.dumps(kept, ensure_ascii=False)
         content.encode()
+    except UnicodeEncodeError:
+        return Broken(name, f"column {_not_utf8(kept)!r} is not UTF-8")
     except (TypeError, ValueError) as error:
         return Broken(name, f"cannot be stored ({error})")
     return Clean(name, content)
+
+
+def _not_utf8(fields: Mapping[str, Any]) -> str:
+    """The first column with a lone surrogate, which no text has."""
+    return next(column for column, value in fields.items() if re.search("[\ud800-\udfff]", str(value)))
 
 
 def _converted(value: Any, types: tuple[type, ...]) -> Any:

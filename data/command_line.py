@@ -33,10 +33,14 @@ class Arguments:
 def load_config(path: epath.PathLike) -> ConfigDict:
     """Runs `get_config()` of a Python file, or reads the config.json of a run.
 
+    Args:
+        path: the file; "configs/glue.py:cola" calls `get_config("cola")`.
+
     Raises:
         ValueError: the file is not there or has no config.
     """
-    path = epath.Path(path)
+    name, colon, argument = os.fspath(path).partition(".py:")
+    path = epath.Path(f"{name}.py" if colon else name)
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], 3, 0.3)
         raise ValueError(f"--config={path}: no such file" + (f"; did you mean {', '.join(near)}?" if near else ""))
@@ -53,7 +57,7 @@ def load_config(path: epath.PathLike) -> ConfigDict:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        config = module.get_config() if hasattr(module, "get_config") else None
+        config = module.get_config(*[argument] * bool(colon)) if hasattr(module, "get_config") else None
     except Exception as error:
         raise ValueError(f"--config={path} does not run: {type(error).__name__}: {error}") from error
     if not isinstance(config, ConfigDict):

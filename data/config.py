@@ -39,6 +39,7 @@ class DataConfig:
     valid_source: str
     dir: str
     valid_fraction: float
+    filters: tuple[str, ...]
     chunk_bytes: int
     task: str
     max_bad_records: float

@@ -70,6 +70,13 @@ class HuggingFaceTokenizer:
         """See `Tokenizer`, as for the rest."""
         return files_sha256(self.files)
 
+    @property
+    def framing(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """As the file's post-processor has it."""
+        ids, alone = self._engine.encode("a").ids, self.encode("a")
+        start = next(i for i in range(len(ids)) if ids[i : i + len(alone)] == alone)
+        return tuple(ids[:start]), tuple(ids[start + len(alone) :])
+
     def encode(self, text: str) -> list[int]:
         """As the library without special tokens."""
         return self._engine.encode(text, add_special_tokens=False).ids
@@ -147,6 +154,13 @@ class SentencePieceTokenizer:
         """See `Tokenizer`, as for the rest."""
         return files_sha256(self.files)
 
+    @property
+    def framing(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """As tokenizer_config.json has it, by add_bos_token and add_eos_token; T5's class always ends with eos_id."""
+        config = _json(self.files, CONFIG_FILE)
+        ends = config.get("add_eos_token") or str(config.get("tokenizer_class", "")).startswith(("T5", "MT5"))
+        return (self.bos_id,) if config.get("add_bos_token") else (), (self.eos_id,) if ends else ()
+
     def encode(self, text: str) -> list[int]:
         """As the library without special tokens; tokens that the files beside add are plain text."""
         return self._processor.encode(text)
@@ -158,9 +172,9 @@ class SentencePieceTokenizer:
         spans = character_spans(begins, ends, [len(letter.encode()) for letter in text])
         return [piece.id for piece in pieces], spans
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """As `encode`, over all cores."""
-        return self._processor.encode(list(texts), num_threads=-1)
+        return self._processor.encode(list(texts), num_threads=-1, return_type="numpy")
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """As the library, which may not give back what normalisation took away."""

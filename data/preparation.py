@@ -5,13 +5,9 @@ and processes that prepare the same corpus at once do not disturb one another.
 """
 
 import functools
-import gzip
-import hashlib
 import importlib.metadata
 import itertools
 import json
-import lzma
-import math
 import os
 import shutil
 import socket
@@ -25,17 +21,16 @@ import numpy as np
 
 from .cleaning import Cleaner
 from .config import DataConfig
+from .filters import make_filters
 from .mixture import read_shares
 from .sources import SOURCES, Source, choose_sources, open_sources
 from .store import FORMAT, SPLITS, Corpus, Records, fingerprint, open_corpus
 from .supervised import measure_examples
 from .tasks import make_task
 from .tasks.task import ExampleTask, Task
+from .token_files import baselines, sample_texts, write_tokens
 from .tokenizer import Tokenizer, train_tokenizer
 from .tokenizer_files import load_tokenizer
-
-_BATCH = 256  # documents tokenized at a time, over all cores
-_BASELINE_LIMIT = 64 << 20  # bytes of validation text beyond which gzip and xz are not measured
 
 
 class Job(NamedTuple):
@@ -58,6 +53,10 @@ class Job(NamedTuple):
     @property
     def text_only(self) -> bool:
         return set(self.task.fields) == {"text"}
+
+    @property
+    def column(self) -> str:
+        return "text" if self.text_only else "json"
 
     @property
     def fingerprint(self) -> str:
@@ -133,6 +132,7 @@ def open_job(config: DataConfig) -> Job:
             "path of a tokenizer"
         )
     read_shares(config.source)
+    make_filters(config.filters)
     for chosen in choose_sources("config.data.valid_source", config.valid_source):
         if {"weight", "epochs"} & set(chosen.options):
             raise ValueError(
@@ -185,15 +185,14 @@ def _write(job: Job, work: Path, log: Callable[[str], None]) -> dict[str, Any]:
     config, cleaner = job.config, Cleaner(job.config, job.task, job.train, job.valid)
     splits = [split for split in SPLITS if split == "valid" or job.train]
     _check_splits(config, {split: cleaner.peek(split) for split in splits})
-    column = "text" if job.text_only else "json"
     generators = {split: functools.partial(cleaner.examples, split) for split in splits}
-    records = write_documents(work / "documents", generators, column=column)
+    records = write_documents(work / "documents", generators, column=job.column)
     if config.source:
         _check_parts(config, cleaner.parts["train"])
     tokenizer = job.tokenizer
     if tokenizer is None:
         log("Training the tokenizer")
-        sample = _sample(job, records["train"], config.tokenizer_bytes)
+        sample = _texts(job, records["train"], config.tokenizer_bytes)
         kind, extra_ids = config.trained_tokenizer.kind, config.extra_ids
         tokenizer = train_tokenizer(sample, kind=kind, vocab_size=config.vocab_size, extra_ids=extra_ids)
         job.task.check(config, tokenizer)
@@ -205,7 +204,7 @@ def _write(job: Job, work: Path, log: Callable[[str], None]) -> dict[str, Any]:
     if job.text_only:
         for split in splits:
             log(f"Tokenizing {split}: {len(records[split])} documents")
-            facts[split] = _write_tokens(tokenizer, records[split], work, split, dtype)
+            facts[split] = write_tokens(tokenizer, records[split], work, split, dtype)
         labels = {}
     else:
         log(f"Tokenizing {sum(map(len, records.values()))} examples")
@@ -227,7 +226,7 @@ def _write(job: Job, work: Path, log: Callable[[str], None]) -> dict[str, Any]:
         "splits": facts,
         **labels,
         "left_out": left_out,
-        "compressed_bits_per_byte": _baselines(records["valid"], facts["valid"]["bytes"]) if job.text_only else {},
+        "compressed_bits_per_byte": baselines(records["valid"], facts["valid"]["bytes"]) if job.text_only else {},
         "versions": {name: importlib.metadata.version(name) for name in (library, "tensorflow-datasets")},
     }
 
@@ -260,54 +259,7 @@ def _ranges(counts: Sequence[int]) -> list[list[int]]:
     return [list(pair) for pair in itertools.pairwise(ends)]
 
 
-def _texts(records: Any) -> Iterator[str]:
-    for i in range(len(records)):
-        yield records[i]["text"].decode()
-
-
-def _sample(job: Job, records: Any, num_bytes: int) -> Iterator[str]:
-    """Every n-th example's texts, so that about `num_bytes` bytes come from all over the corpus."""
-    column = "text" if job.text_only else "json"
-    total = sum(len(records[i][column]) for i in range(min(len(records), 1000)))
-    total = total / min(len(records), 1000) * len(records)
-    step = max(1, math.ceil(total / num_bytes))
-    for i in range(0, len(records), step):
-        content = records[i][column].decode()
-        yield from job.task.texts({"text": content} if job.text_only else json.loads(content))
-
-
-def _write_tokens(tokenizer: Tokenizer, records: Any, work: Path, split: str, dtype: str) -> dict[str, Any]:
-    """Writes one split's token file and document starts; returns its counts."""
-    starts, num_bytes, digest = [0], 0, hashlib.sha256()
-    sizes, bytes_of_ids = tokenizer.bytes_per_id, 0
-    with open(work / f"{split}.tokens", "wb") as file:
-        for first in range(0, len(records), _BATCH):
-            texts = [records[i]["text"] for i in range(first, min(first + _BATCH, len(records)))]
-            num_bytes += sum(map(len, texts))
-            for ids in tokenizer.encode_batch([text.decode() for text in texts]):
-                bytes_of_ids += int(sizes[ids].sum())
-                tokens = np.array([tokenizer.bos_id, *ids, tokenizer.eos_id], dtype).tobytes()
-                file.write(tokens)
-                digest.update(tokens)
-                starts.append(starts[-1] + len(ids) + 2)
-        file.flush()
-        os.fsync(file.fileno())
-    np.save(work / f"{split}.starts.npy", np.array(starts, np.int64))
-    counts = {
-        "documents": len(records),
-        "tokens": starts[-1],
-        "bytes": num_bytes,
-        "tokens_sha256": digest.hexdigest(),
-    }
-    return counts if bytes_of_ids == num_bytes else counts | {"bytes_of_ids": bytes_of_ids}
-
-
-def _baselines(records: Any, num_bytes: int) -> dict[str, float]:
-    """Bits per byte of gzip -9 and xz -9e on the same validation text, to hold a model's figure against."""
-    if num_bytes > _BASELINE_LIMIT:
-        return {}
-    text = "".join(_texts(records)).encode()
-    return {
-        "gzip": 8 * len(gzip.compress(text, 9)) / len(text),
-        "xz": 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / len(text),
-    }
+def _texts(job: Job, records: Any, num_bytes: int) -> Iterator[str]:
+    """About `num_bytes` bytes of text to train a tokenizer on."""
+    for content in sample_texts(records, job.column, num_bytes):
+        yield from job.task.texts({"text": content.decode()} if job.text_only else json.loads(content))

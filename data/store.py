@@ -136,7 +136,7 @@ def fingerprint(config: DataConfig, identities: Mapping[str, Sequence[str]], tas
         identities: of the parts of the training and of the validation source.
         task: "" where the task reads text alone, so that all such tasks share a corpus.
     """
-    fields = ("valid_fraction", "chunk_bytes", "max_bad_records")
+    fields = ("valid_fraction", "filters", "chunk_bytes", "max_bad_records")
     facts = {field: getattr(config, field) for field in fields} | dict(identities) | {"task": task, "format": FORMAT}
     if task:
         facts |= {"seq_len": config.seq_len}  # which decides how examples are cut

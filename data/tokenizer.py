@@ -103,6 +103,11 @@ class Tokenizer(Protocol):
         """
         ...
 
+    @property
+    def framing(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The ids that `transformers` puts before and after a text, unless told otherwise."""
+        ...
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without the ids that begin and end a document."""
         ...
@@ -114,7 +119,7 @@ class Tokenizer(Protocol):
         """
         ...
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_batch(self, texts: Sequence[str]) -> Sequence[Sequence[int] | np.ndarray]:
         """Token ids of each text, over all cores."""
         ...
 
@@ -161,6 +166,7 @@ class TrainedTokenizer:
     model: bytes = dataclasses.field(repr=False)
 
     pad_id, bos_id, eos_id, unk_id = 0, 1, 2, 3
+    framing = ((bos_id,), ())
 
     @property
     def cls_id(self) -> int | None:
@@ -220,9 +226,9 @@ class TrainedTokenizer:
         ends = np.cumsum(sizes)
         return ids, character_spans(ends - sizes, ends, [len(_escape(letter).encode()) for letter in text])
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_batch(self, texts: Sequence[str]) -> Sequence[Sequence[int] | np.ndarray]:
         """Token ids of each text, over all cores."""
-        return self._processor.encode([_escape(text) for text in texts], num_threads=-1)
+        return self._processor.encode([_escape(text) for text in texts], num_threads=-1, return_type="numpy")
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of token ids; special ids, and ids it does not have, give nothing."""

@@ -1,7 +1,10 @@
 """Windows over the token files: the rows of the tasks on text alone.
 
-Letters: T length.
+Letters: B batch, T length.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +58,7 @@ class Windows:
         starts = np.asarray(corpus.starts(split))
         if documents is not None:
             starts = starts[documents.start : documents.stop + 1]
-        self._tokens = corpus.tokens(split)[starts[0] : starts[-1]]
+        self._tokens = np.asarray(corpus.tokens(split)[starts[0] : starts[-1]])
         self._starts = starts - starts[0]
         self._length = length or config.seq_len
         self._ahead = int(with_targets)
@@ -70,6 +73,7 @@ class Windows:
                 f"config.data.seq_len={config.seq_len} needs windows of {self._length + self._ahead} tokens, but "
                 f"{split} in {corpus.directory} has {len(self._tokens)}; use {at_most}, or more text"
             )
+        self._stretches = np.lib.stride_tricks.sliding_window_view(self._tokens, self._length + self._ahead)
         self._packing = config.packing
         # Windows of each document, and their running total, where documents have windows of their own.
         self._firsts = np.concatenate([[0], np.cumsum(-(-(np.diff(self._starts) - self._ahead) // self._length))])
@@ -79,41 +83,66 @@ class Windows:
             return -(-(len(self._tokens) - self._ahead) // self._length)
         return int(self._firsts[-1])
 
-    def _span(self, i: int) -> tuple[int, int]:
-        """First token of window i and the one after its last; with targets a window has T + 1 tokens or fewer."""
-        if self._packing:
-            return i * self._length, min((i + 1) * self._length + self._ahead, len(self._tokens))
-        document = int(np.searchsorted(self._firsts, i, side="right")) - 1
-        start = int(self._starts[document]) + (i - int(self._firsts[document])) * self._length
-        return start, min(start + self._length + self._ahead, int(self._starts[document + 1]))
-
     def get(self, index: int, rng: np.random.Generator | None = None) -> Batch:
         """Window `index`; nothing is left to chance."""
         del rng
         return self[index]
 
     def __getitem__(self, index: int) -> Batch:
-        first, last = self._span(int(index))
-        tokens = self._tokens[first:last].astype(np.int32)
-        low, high = np.searchsorted(self._starts, (first + 1, last))
-        opens = np.zeros(last - first, np.int32)
-        opens[self._starts[low:high] - first] = 1
-        segment_ids = 1 + np.cumsum(opens, dtype=np.int32)
-        places = np.arange(last - first, dtype=np.int32)
-        positions = places - np.maximum.accumulate(np.where(opens, places, 0))
-        inputs = slice(0, len(tokens) - self._ahead)
-        example = {"inputs": tokens[inputs], "segment_ids": segment_ids[inputs], "positions": positions[inputs]}
-        if self._ahead:
-            example["targets"] = tokens[1:]
-            example["weights"] = (segment_ids[1:] == segment_ids[:-1]).astype(np.float32)
-        if self._bytes is not None:
-            example["target_bytes"] = self._bytes[tokens[1:]]
-        short = self._length - len(example["inputs"])
-        return {name: self._padded(name, array, short) for name, array in example.items()} if short else example
+        return {name: array[0] for name, array in self.get_batch([index]).items()}
 
-    def _padded(self, name: str, array: np.ndarray, short: int) -> np.ndarray:
-        return np.pad(array, (0, short), constant_values=self._padding.get(name, 0))
+    def get_batch(self, indices: Sequence[int]) -> Batch:
+        """The windows of these numbers, arrays (B, T), made all at once: loaders live by it."""
+        firsts, lasts = self._spans(np.asarray(indices, np.int64))
+        tokens, opens = self._read(firsts, lasts), self._opens(firsts, lasts)
+        places = np.arange(opens.shape[1], dtype=np.int32)
+        segment_ids = np.cumsum(opens, axis=1, dtype=np.int32)
+        segment_ids += 1
+        positions = places - np.maximum.accumulate(places * opens, axis=1)
+        here = slice(0, self._length)
+        batch = {"inputs": tokens[:, here], "segment_ids": segment_ids[:, here], "positions": positions[:, here]}
+        if self._ahead:
+            batch["targets"] = tokens[:, 1:]
+            batch["weights"] = (1 - opens[:, 1:]).astype(np.float32)  # 0 where the target opens a document
+        if self._bytes is not None:
+            batch["target_bytes"] = self._bytes[tokens[:, 1:]]
+        lengths = lasts - firsts - self._ahead
+        if lengths.min() == self._length:
+            return batch
+        real = places[here] < lengths[:, None]
+        return {name: np.where(real, array, self._pad(name, array)) for name, array in batch.items()}
+
+    def _pad(self, name: str, array: np.ndarray) -> Any:
+        return array.dtype.type(self._padding.get(name, 0))
+
+    def _spans(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First token of each window and the one after its last; with targets a window has up to T + 1 tokens."""
+        if self._packing:
+            firsts, ends = indices * self._length, len(self._tokens)
+        else:
+            documents = np.searchsorted(self._firsts, indices, side="right") - 1
+            firsts = self._starts[documents] + (indices - self._firsts[documents]) * self._length
+            ends = self._starts[documents + 1]
+        return firsts, np.minimum(firsts + self._length + self._ahead, ends)
+
+    def _read(self, firsts: np.ndarray, lasts: np.ndarray) -> np.ndarray:
+        """The tokens from each first one on, (B, T + ahead), whatever documents they belong to."""
+        last_start = len(self._stretches) - 1
+        tokens = self._stretches[np.minimum(firsts, last_start)].astype(np.int32)
+        for row in np.flatnonzero(firsts > last_start):  # at the end of the split there are too few
+            tokens[row, : lasts[row] - firsts[row]] = self._tokens[firsts[row] : lasts[row]]
+        return tokens
+
+    def _opens(self, firsts: np.ndarray, lasts: np.ndarray) -> np.ndarray:
+        """1 where a document begins within a window, after its first token, else 0; (B, T + ahead) int32."""
+        low, high = np.searchsorted(self._starts, (firsts + 1, lasts))
+        counts = high - low
+        rows = np.repeat(np.arange(len(firsts)), counts)
+        starts = np.arange(len(rows)) + np.repeat(low - np.cumsum(counts) + counts, counts)
+        opens = np.zeros((len(firsts), self._length + self._ahead), np.int32)
+        opens[rows, self._starts[starts] - firsts[rows]] = 1
+        return opens
 
     def padding(self) -> Batch:
         """A window of padding alone."""
-        return {name: self._padded(name, array[:0], self._length) for name, array in self[0].items()}
+        return {name: np.full_like(array, self._pad(name, array)) for name, array in self[0].items()}

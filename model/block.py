@@ -26,16 +26,18 @@ class Place(NamedTuple):
     """Where queries and keys stand, and what a tower's layers share.
 
     Attributes:
-        q_positions_BT: position of each query in its document.
-        kv_positions_BS: position of each key.
+        positions_BT: position of each query in its document.
+        q_order_BT: what is compared to tell which keys a query sees, see `attention_mask`: the positions, mostly.
+        kv_order_BS: that of each key.
         q_segment_ids_BT: document of each query, 0 for padding.
         kv_segment_ids_BS: document of each key.
         bias: of relative positions, or None.
         cached: slots of the cache that earlier tokens have filled.
     """
 
-    q_positions_BT: Array
-    kv_positions_BS: Array
+    positions_BT: Array
+    q_order_BT: Array
+    kv_order_BS: Array
     q_segment_ids_BT: Array
     kv_segment_ids_BS: Array
     bias: RelativeBias | None = None
@@ -113,11 +115,9 @@ class Attention(nn.Module):
         c = self.config
         causal = c.is_causal and memory is None
         if memory is not None:
-            place = place._replace(
-                kv_positions_BS=memory.positions_BS, kv_segment_ids_BS=memory.segment_ids_BS, bias=None
-            )
+            place = place._replace(kv_order_BS=memory.positions_BS, kv_segment_ids_BS=memory.segment_ids_BS, bias=None)
         if c.latent_attention:
-            q_BTNH, k_BSKH, v_BSKH = latent_qkv(self, c, x_BTD, place.q_positions_BT)
+            q_BTNH, k_BSKH, v_BSKH = latent_qkv(self, c, x_BTD, place.positions_BT)
         else:
             q_BTNH, k_BSKH, v_BSKH = self._qkv(x_BTD, place, memory)
         if cache is not None:
@@ -135,8 +135,8 @@ class Attention(nn.Module):
             window=0 if memory is not None else self.window,
             soft_cap=c.attention_soft_cap,
             scale=c.attention_scale,
-            q_positions_BT=place.q_positions_BT,
-            kv_positions_BS=place.kv_positions_BS,
+            q_positions_BT=place.q_order_BT,
+            kv_positions_BS=place.kv_order_BS,
             q_segment_ids_BT=place.q_segment_ids_BT,
             kv_segment_ids_BS=place.kv_segment_ids_BS,
             bias=place.bias,
@@ -177,7 +177,7 @@ class Attention(nn.Module):
                 is_local = bool(self.window and position.local_theta)
                 y_BTNH = rope(
                     y_BTNH,
-                    place.q_positions_BT,
+                    place.positions_BT,
                     theta=position.local_theta if is_local else c.rope_theta,
                     fraction=position.fraction,
                     scaling=None if is_local else c.choice("rope_scaling"),

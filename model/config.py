@@ -22,7 +22,7 @@ POSITIONS = {
 QK_NORMS = ("none", "head", "all")
 EMBEDDING_NORMS = ("none", "norm", "first")
 HEADS = ("linear", "bias", "transform")
-CLASSIFIERS = {"": {}, "first": {"classes": int}, "tanh": {"classes": int}}
+CLASSIFIERS = {"": {}, **{kind: {"classes": int} for kind in ("first", "tanh", "mean", "last", "tokens")}}
 LATENT_ATTENTION = {"": {}, "latent": {"kv": int, "rope": int, "value": int, "query": 0}}
 ROUTERS = {
     "softmax": {"normalize": 1, "groups": 1, "top_groups": 1, "scale": 1.0},
@@ -68,8 +68,8 @@ class TransformerConfig:
         head: "linear", "bias" (of the vocabulary) or "transform": a projection, the activation and a norm before it,
             and the bias.
         logit_scale: factor of the vocabulary logits.
-        classifier: "" or a projection to `classes`: of the "first" token, or of "tanh" of a projection of it
-            (BERT's pooler).
+        classifier: "" or a projection to `classes`: of the "first" token, of "tanh" of a projection of it (BERT's
+            pooler), of the "mean" of a row's tokens, of the "last" of them, or of each of the "tokens".
         image: "" or "patches": the input is images of `size` squared with `channels`, cut in squares of `patch`
             (Dosovitskiy et al. 2020, arXiv:2010.11929).
         qk_norm: "head": RMS-normalise queries and keys per head (Dehghani et al. 2023, arXiv:2302.05442); "all": over

@@ -78,7 +78,7 @@ class LSTMBlock(nn.Module):
         zeros = jnp.zeros((x_BTD.shape[0], D))
         state = caches[0] or LSTMState(zeros.astype(c.dtype), zeros)
         is_token_BT = place.q_segment_ids_BT != 0
-        begins_BT = is_token_BT & (place.q_positions_BT == 0)
+        begins_BT = is_token_BT & (place.positions_BT == 0)
         y_BTD, state = lstm(gates_BT4D, w_h, state, begins_BT=begins_BT, is_token_BT=is_token_BT)
         y_BTD = nn.with_logical_constraint(y_BTD, ("batch", "residual_length", "act_embed"))
         keys_BT = None if dropout_keys_BT is None else fold_in(dropout_keys_BT, 0)

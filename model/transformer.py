@@ -50,6 +50,7 @@ class Transformer(nn.Module):
         *,
         positions_BT: Array | None = None,
         segment_ids_BT: Array | None = None,
+        order_BT: Array | None = None,
         token_types_BT: Array | None = None,
         encoder_tokens_BS: Array | None = None,
         encoder_positions_BS: Array | None = None,
@@ -66,6 +67,9 @@ class Transformer(nn.Module):
             tokens_BT: ids in [0, vocab_size), or images (B, size, size, channels) if the config has an `image`.
             positions_BT: position of each token in its document; None counts from 0 along the row.
             segment_ids_BT: document of each token, 0 for padding; None makes each row one document.
+            order_BT: in a causal model, a token sees those of its document whose order is not above its own; None is
+                the position. The tokens of a prefix that all see one another have the same (Raffel et al. 2020,
+                section 3.2.1).
             token_types_BT: in [0, token_types); None is 0.
             encoder_tokens_BS: what an encoder-decoder's encoder reads; None takes what the cache has of it. A decoder's
                 document sees the encoder's document with the same number.
@@ -76,7 +80,8 @@ class Transformer(nn.Module):
                 segment and its position, so it is the same however rows and lengths are split or reordered.
             want: "logits", (B, T, padded vocabulary) in float32, the padded ones masked to a large negative number, or
                 the classes of images; "hidden", the last activations (B, T, D); "pooled" (B, D) and "classes"
-                (B, C), of the first token; or "all", a dict of those that there are.
+                (B, C), or (B, T, D) and (B, T, C) of each token, as the config's classifier says; or "all", a dict of
+                those that there are.
 
         Returns:
             What is wanted; with a cache, the pair (it, new cache).
@@ -116,9 +121,9 @@ class Transformer(nn.Module):
         where = _where(x_BTD.shape[:2], positions_BT, segment_ids_BT)
         types_BT = token_types_BT if token_types_BT is not None else jnp.zeros(x_BTD.shape[:2], jnp.int32)
         x_BTD, cache = self._tower(
-            c, "", x_BTD, *where, types_BT=types_BT, memory=memory, cache=cache, keys_B=dropout_keys_B
+            c, "", x_BTD, *where, order_BT, types_BT=types_BT, memory=memory, cache=cache, keys_B=dropout_keys_B
         )
-        outputs = {"hidden": x_BTD, **self._read_off(x_BTD, table_VD)}
+        outputs = {"hidden": x_BTD, **self._read_off(x_BTD, table_VD, where[1])}
         assert want == "all" or want in outputs, f"this model has {', '.join(outputs)}, no {want}"
         output = outputs if want == "all" else outputs[want]
         return output if cache is None else (output, cache)
@@ -140,6 +145,7 @@ class Transformer(nn.Module):
         x_BTD: Array,
         positions_BT: Array,
         segment_ids_BT: Array,
+        order_BT: Array | None = None,
         *,
         types_BT: Array | None = None,
         memory: Memory | None = None,
@@ -167,7 +173,8 @@ class Transformer(nn.Module):
             shape = (position.buckets, c.num_heads)
             table_RN = weight(self, f"{prefix}relative_bias", shape, ("buckets", "heads"), init)
             bias = RelativeBias(table_RN, position.distance)
-        place = Place(positions_BT, positions_BT, segment_ids_BT, segment_ids_BT, bias)
+        order_BT = positions_BT if order_BT is None else order_BT
+        place = Place(positions_BT, order_BT, order_BT, segment_ids_BT, segment_ids_BT, bias)
         x_BTD, cache = self._layers(c, prefix, x_BTD, place, memory, cache, keys_BT)
         if c.block not in ("post", "lstm"):
             x_BTD = Norm(c, name=f"{prefix}final_norm")(x_BTD)
@@ -199,7 +206,7 @@ class Transformer(nn.Module):
         caches: Any = (None, None)
         if cache is not None:
             place = place._replace(
-                kv_positions_BS=append(cache.positions_BS, place.q_positions_BT, cache.length),
+                kv_order_BS=append(cache.positions_BS, place.q_order_BT, cache.length),
                 kv_segment_ids_BS=append(cache.segment_ids_BS, place.q_segment_ids_BT, cache.length),
                 cached=cache.length,
             )
@@ -219,7 +226,7 @@ class Transformer(nn.Module):
             )
         return x_BTD, cache.replace(
             layers=layers,
-            positions_BS=place.kv_positions_BS,
+            positions_BS=place.kv_order_BS,
             segment_ids_BS=place.kv_segment_ids_BS,
             length=cache.length + x_BTD.shape[1],
             memory=kept,
@@ -271,7 +278,7 @@ class Transformer(nn.Module):
         # The shape of the activations does not matter to the parameters: one token is enough, and the plain
         # attention takes it, where one that divides the length could not.
         x, zeros = jnp.zeros((1, 1, c.d_model), c.dtype), jnp.zeros((1, 1), jnp.int32)
-        place, memory = Place(zeros, zeros, zeros, zeros), Memory(x, zeros, zeros) if has_memory else None
+        place, memory = Place(zeros, zeros, zeros, zeros, zeros), Memory(x, zeros, zeros) if has_memory else None
         block = Block(c, attention, has_experts=has_experts, has_memory=has_memory, parent=None)
         block = LSTMBlock(c, parent=None) if c.block == "lstm" else block
         axis = "dense_layers" if c.num_experts and not has_experts else "layers"
@@ -283,18 +290,18 @@ class Transformer(nn.Module):
             is_leaf=lambda leaf: isinstance(leaf, meta.AxisMetadata),
         )
 
-    def _read_off(self, x_BTD: Array, table_VD: Array | None) -> dict[str, Array]:
+    def _read_off(self, x_BTD: Array, table_VD: Array | None, segment_ids_BT: Array) -> dict[str, Array]:
         """What the last activations say."""
         c, D = self.config, self.config.d_model
         outputs, classifier = {}, c.choice("classifier")
         if classifier.kind:
-            pooled_BD = x_BTD[:, 0]
+            pooled = pool(x_BTD, segment_ids_BT, classifier.kind)
             if classifier.kind == "tanh":
-                pooled_BD = jnp.tanh(Dense(c, D, bias=True, name="pooler")(pooled_BD))
-            outputs["pooled"] = pooled_BD
+                pooled = jnp.tanh(Dense(c, D, bias=True, name="pooler")(pooled))
+            outputs["pooled"] = pooled
             if classifier.classes:
-                classes_BC = Dense(c, classifier.classes, bias=True, name="classifier")(pooled_BD)
-                outputs["classes"] = classes_BC.astype(jnp.float32)
+                classes = Dense(c, classifier.classes, bias=True, name="classifier")(pooled)
+                outputs["classes"] = classes.astype(jnp.float32)
         if table_VD is None:
             return outputs | {"logits": outputs["classes"]}
         if c.head == "transform":
@@ -317,3 +324,18 @@ def _where(shape: tuple[int, ...], positions_BT: Array | None, segment_ids_BT: A
     if positions_BT is None:
         positions_BT = jnp.broadcast_to(jnp.arange(shape[1]), shape)
     return positions_BT, jnp.ones(shape, jnp.int32) if segment_ids_BT is None else segment_ids_BT
+
+
+def pool(x_BTD: Array, segment_ids_BT: Array, kind: str) -> Array:
+    """What of a row's activations a classifier reads: (B, D), or all of them for "tokens"; padding does not count."""
+    is_token_BT = segment_ids_BT > 0
+    if kind == "tokens":
+        return x_BTD
+    if kind == "mean":
+        weights_BT = is_token_BT.astype(jnp.float32)
+        weights_BT = weights_BT / jnp.maximum(1.0, jnp.sum(weights_BT, axis=1, keepdims=True))
+        return jnp.einsum("BTD,BT->BD", x_BTD, weights_BT.astype(x_BTD.dtype))
+    if kind == "last":
+        last_B = jnp.max(jnp.where(is_token_BT, jnp.arange(x_BTD.shape[1]), 0), axis=1)
+        return jnp.take_along_axis(x_BTD, last_B[:, None, None], axis=1)[:, 0]
+    return x_BTD[:, 0]

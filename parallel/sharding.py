@@ -31,6 +31,7 @@ _COMMON: Rules = (
     ("experts", ("expert",)),
     ("router_experts", ()),
     ("latent", ()),
+    ("rank", ()),
     ("gates", ()),
     ("classes", ()),
     ("token_types", ()),

@@ -1,14 +1,21 @@
 """What several tests share."""
 
+import dataclasses
+import functools
 import importlib
 from collections.abc import Callable
+from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 import train
+from configs import base
+from model import Transformer, TransformerConfig
 from parallel import MeshConfig, make_mesh
 from train.optimizer import parameter_name
 
@@ -19,6 +26,19 @@ def command(name: str) -> Callable[[list[str]], None]:
     main = importlib.import_module(f"train.{name}").main
     vars(train).update(exported)
     return main
+
+
+@functools.cache
+def random_model(**fields: Any) -> tuple[Transformer, Any]:
+    """A tiny untied model whose random parameters are large enough that it does not repeat itself."""
+    defaults: Any = base.get_config().model
+    names = {field.name for field in dataclasses.fields(TransformerConfig)}
+    shape: dict[str, Any] = {"vocab_size": 40, "vocab_multiple": 1, "max_length": 32, "num_layers": 2, "d_mlp": 32}
+    shape |= {"d_model": 16, "num_heads": 4, "tie_embeddings": False} | fields
+    model = Transformer(TransformerConfig(**({name: defaults[name] for name in defaults if name in names} | shape)))
+    shapes = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"])
+    rng = np.random.default_rng(0)
+    return model, jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), shapes)
 
 
 def one_device() -> Mesh:

@@ -108,7 +108,20 @@ CASES = {
     "pattern that is none": ({"optimizer.no_decay": "["}, r"config.optimizer.no_decay='\[' is no pattern"),
     "seed out of range": ({"seed": 2**31}, "config.seed=2147483648 must be at least 0 and below 2.31"),
     "no steps": ({"train.steps": 0}, "config.train.steps=0 must be at least 1"),
-    "sampling out of range": ({"sample.top_p": 1.5}, "config.sample: .* top_p=1.5 above 0 and at most 1"),
+    "sampling out of range": (
+        {"sample.strategy": "sample,top_p=1.5"},
+        "config.sample.strategy='sample,top_p=1.5': top_p=1.5 must be above 0 and at most 1",
+    ),
+    "unknown strategy": (
+        {"sample.strategy": "best"},
+        "config.sample.strategy='best' is not known; use one of greedy, sample, beam",
+    ),
+    "unknown end of a search": (
+        {"sample.strategy": "beam,early_stopping=1"},
+        "early_stopping=1 must be one of false, true, never",
+    ),
+    "a stop string that is everywhere": ({"sample.stop": ("",)}, r"config.sample.stop=\(''.\) must be texts that are"),
+    "no tokens": ({"sample.max_tokens": 0}, "config.sample.max_tokens=0 must be at least 1"),
     "samples longer than learned positions": (
         {"model.position": "learned", "sample.max_tokens": 30},
         "a prompt of 4 tokens and config.sample.max_tokens=30 do not fit the config.data.seq_len=32 learned positions",

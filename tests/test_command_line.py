@@ -254,3 +254,16 @@ def test_a_defect_keeps_its_traceback():
 
     with pytest.raises(KeyError):
         run_main(main)
+
+
+def test_what_follows_the_colon_goes_to_get_config(tmp_path: Path):
+    file = write(
+        tmp_path / "sizes.py",
+        "from ml_collections import ConfigDict\ndef get_config(size='8'): return ConfigDict({'size': int(size)})\n",
+    )
+    assert load_config(file).size == 8
+    assert load_config(f"{file}:13").size == 13
+    with pytest.raises(ValueError, match=r"sizes\.py does not run: ValueError: invalid literal for int\(\).*'much'"):
+        load_config(f"{file}:much")
+    with pytest.raises(ValueError, match=r"size\.py: no such file; did you mean sizes\.py"):
+        load_config(f"{tmp_path}/size.py:13")

@@ -130,11 +130,12 @@ def test_an_encoder_goes_in_and_out_but_does_not_predict_the_next_token(config: 
     for run in (
         lambda: fit(config, tmp_path / "run"),
         lambda: command("evaluate")([f"--workdir={tmp_path / 'imported'}"]),
-        lambda: command("generate")([f"--workdir={tmp_path / 'imported'}", "--prompt=the"]),
     ):
         config.init_from = str(tmp_path / "imported")
-        with pytest.raises(ValueError, match=r"causal_lm' .* config.model.architecture='encoder'"):
+        with pytest.raises(ValueError, match=r"causal_lm' is for .*architecture='decoder', not 'encoder'"):
             run()
+    with pytest.raises(ValueError, match=r"config.model.architecture='encoder' does not write text; that takes one wi"):
+        command("generate")([f"--workdir={tmp_path / 'imported'}", "--prompt=the"])
 
 
 def test_without_the_extra_other_tokenizers_still_work(llama: Path, monkeypatch: pytest.MonkeyPatch):

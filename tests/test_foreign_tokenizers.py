@@ -106,7 +106,7 @@ def test_ids_are_the_librarys_one_by_one_and_in_batches(given: Path):
     texts = [text for text in NASTY + random_texts() + SENTENCES if "<" not in text]
     ids = [tokenizer.encode(text) for text in texts]
     assert ids == [expected(text) for text in texts]
-    assert tokenizer.encode_batch(texts) == ids
+    assert [list(row) for row in tokenizer.encode_batch(texts)] == ids
     assert max(map(max, filter(None, ids))) < tokenizer.vocab_size
 
 
@@ -152,6 +152,23 @@ def test_a_plain_sentence_comes_back_and_special_ids_and_unknown_ones_give_nothi
 )
 def test_what_begins_ends_and_pads_a_document(make: Any, beside: dict, expected: tuple, tmp_path: Path):
     assert ids_of(load_tokenizer(write(tmp_path / "given", make(), **beside))) == expected
+
+
+def test_what_transformers_puts_around_a_text(tmp_path: Path):
+    bert = load_tokenizer(write(tmp_path / "bert", word_piece()))
+    assert bert.framing == ((bert.cls_id,), (bert.sep_id,))
+    config = {"add_bos_token": True}  # of a tokenizer.json its post-processor alone decides
+    assert load_tokenizer(write(tmp_path / "gpt2", byte_level(), tokenizer_config=config)).framing == ((), ())
+    llama = sentence_piece(model_type="bpe", vocab_size=200)
+    for i, (settings, expected) in enumerate(
+        [({}, ((), ())), ({"add_bos_token": True}, ((1,), ())), ({"add_eos_token": True}, ((), (2,)))]
+    ):
+        config = {"tokenizer_class": "LlamaTokenizer"} | settings
+        assert load_tokenizer(write(tmp_path / f"llama{i}", llama, tokenizer_config=config)).framing == expected
+    t5 = sentence_piece(pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
+    config = {"tokenizer_class": "T5Tokenizer"}
+    assert load_tokenizer(write(tmp_path / "t5", t5, tokenizer_config=config)).framing == ((), (1,))
+    assert train_tokenizer(TEXTS, kind="bpe", vocab_size=300).framing == ((1,), ())
 
 
 def test_tokens_that_the_files_beside_add_count_as_ids(tmp_path: Path):
@@ -355,7 +372,8 @@ def test_random_merges_are_the_same_in_the_likeness(tmp_path: Path):
     tokenizer = train_tokenizer(texts, kind="bpe", vocab_size=330)
     save_pretrained_tokenizer(tokenizer, tmp_path)
     engine = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    assert [engine.encode(text, add_special_tokens=False).ids for text in texts] == tokenizer.encode_batch(texts)
+    expected = [engine.encode(text, add_special_tokens=False).ids for text in texts]
+    assert [list(ids) for ids in tokenizer.encode_batch(texts)] == expected
 
 
 def test_numbers_from_an_array_are_decoded(given: Path):

@@ -1,4 +1,4 @@
-"""Generation with a cache against the naive loop without one, and the distribution of samples.
+"""Generation with a cache against the naive loop without one.
 
 Letters: B batch, P prompt length, T length, G generated length, V vocab.
 """
@@ -7,14 +7,13 @@ import dataclasses
 import functools
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import base
-from model import Transformer, TransformerConfig, generate, init_cache, sample
+from model import GREEDY, Sampling, Transformer, advance, begin, generate, init_cache, row_keys
+from tests.helpers import random_model
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "rope": {"num_kv_heads": 4},
@@ -29,20 +28,11 @@ PROMPTS = np.array([[3, 1, 4, 1, 5, 9, 2], [6, 5, 3, 0, 0, 0, 0], [8, 0, 0, 0, 0
 LENGTHS = np.array([7, 3, 1], np.int32)
 
 
-@functools.cache
 def build(variant: str) -> tuple[Transformer, Any]:
-    """A tiny untied model whose random parameters are large enough that it does not repeat itself."""
-    defaults: Any = base.get_config().model
-    names = {field.name for field in dataclasses.fields(TransformerConfig)}
-    shape: dict[str, Any] = {"vocab_size": 40, "vocab_multiple": 1, "max_length": 32, "num_layers": 2, "d_mlp": 32}
-    shape |= {"d_model": 16, "num_heads": 4, "tie_embeddings": False} | VARIANTS[variant]
-    model = Transformer(TransformerConfig(**({name: defaults[name] for name in defaults if name in names} | shape)))
-    shapes = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"])
-    rng = np.random.default_rng(0)
-    return model, jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), shapes)
+    return random_model(**VARIANTS[variant])
 
 
-def run(variant: str, seed: int = 0, *, temperature: float = 0.0, **options) -> np.ndarray:
+def run(variant: str, seed: int = 0, *, sampling: Sampling = GREEDY, **options) -> np.ndarray:
     """Continues `PROMPTS`."""
     tokens = generate(
         *build(variant),
@@ -50,7 +40,7 @@ def run(variant: str, seed: int = 0, *, temperature: float = 0.0, **options) -> 
         jnp.asarray(LENGTHS),
         jax.random.key(seed),
         max_tokens=NUM_TOKENS,
-        temperature=temperature,
+        sampling=sampling,
         **options,
     )
     assert tokens.dtype == jnp.int32
@@ -58,7 +48,7 @@ def run(variant: str, seed: int = 0, *, temperature: float = 0.0, **options) -> 
 
 
 @functools.cache
-def naive(variant: str) -> np.ndarray:
+def naive(variant: str, penalty: float = 1.0) -> np.ndarray:
     """The most likely continuations, one prompt at a time, each token from a pass over all before it."""
     model, params = build(variant)
     apply = jit(model.apply)
@@ -68,7 +58,10 @@ def naive(variant: str) -> np.ndarray:
         for _ in range(NUM_TOKENS):
             row = np.zeros((1, 32), np.int32)
             row[0, : len(tokens)] = tokens
-            tokens.append(np.argmax(apply({"params": params}, row)[0, len(tokens) - 1]))
+            logits = np.array(apply({"params": params}, row)[0, len(tokens) - 1])
+            for token in {int(token) for token in tokens}:
+                logits[token] *= penalty if logits[token] < 0 else 1 / penalty
+            tokens.append(np.argmax(logits))
         continuations.append(tokens[length:])
     return np.array(continuations)
 
@@ -125,7 +118,7 @@ def test_generation_stops_when_all_rows_have_ended():
     model, params = build("rope")
     head = np.zeros_like(params["head"])  # all logits are 0, so the first token is 0
     tokens = generate(
-        model, params | {"head": head}, PROMPTS, LENGTHS, jax.random.key(0), max_tokens=5, temperature=0.0, eos_id=0
+        model, params | {"head": head}, PROMPTS, LENGTHS, jax.random.key(0), max_tokens=5, sampling=GREEDY, eos_id=0
     )
     np.testing.assert_array_equal(tokens, np.zeros((3, 5)))
 
@@ -133,94 +126,64 @@ def test_generation_stops_when_all_rows_have_ended():
 def test_padding_of_a_prompt_does_not_matter():
     model, params = build("window")
     other = np.where(np.arange(7) < LENGTHS[:, None], PROMPTS, 39).astype(np.int32)
-    tokens = generate(model, params, other, LENGTHS, jax.random.key(0), max_tokens=NUM_TOKENS, temperature=0.0)
+    tokens = generate(model, params, other, LENGTHS, jax.random.key(0), max_tokens=NUM_TOKENS, sampling=GREEDY)
     np.testing.assert_array_equal(tokens, naive("window"))
 
 
 def test_generation_follows_from_the_key():
-    first = run("rope", seed=1, temperature=1.0)
-    np.testing.assert_array_equal(run("rope", seed=1, temperature=1.0), first)
-    assert (run("rope", seed=2, temperature=1.0) != first).any(axis=1).all()
+    first = run("rope", seed=1, sampling=Sampling())
+    np.testing.assert_array_equal(run("rope", seed=1, sampling=Sampling()), first)
+    assert (run("rope", seed=2, sampling=Sampling()) != first).any(axis=1).all()
     assert first.min() >= 0
 
 
 def test_padded_vocabulary_is_never_sampled():
-    tokens = run("learned", temperature=100.0)  # nearly uniform over 40 of the 64 rows
+    tokens = run("learned", sampling=Sampling(temperature=100.0))  # nearly uniform over 40 of the 64 rows
     assert 30 <= tokens.max() < 40
 
 
-# ---- one token
-
-PROBS = np.array([0.05, 0.5, 0.15, 0.3])
-
-
-@functools.cache
-def draws(probs: tuple[float, ...], *, temperature=1.0, top_k=0, top_p=1.0, seed=0, rows=100_000) -> np.ndarray:
-    """How often each token is drawn."""
-    logits = jnp.broadcast_to(jnp.log(jnp.asarray(probs, jnp.float32)) + 3.0, (rows, len(probs)))
-    tokens = sample(logits, jax.random.key(seed), temperature=temperature, top_k=top_k, top_p=top_p)
-    assert tokens.dtype == jnp.int32
-    return np.bincount(np.asarray(tokens), minlength=len(probs))
-
-
-def chi_squared(counts: np.ndarray, probs: np.ndarray) -> float:
-    expected = counts.sum() * probs / probs.sum()
-    return float(((counts - expected) ** 2 / expected).sum())
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=0.9, repetition_penalty=1.3)])
+def test_in_how_many_calls_the_tokens_are_written_makes_no_difference(sampling: Sampling):
+    model, params = build("rope")
+    expected = run("rope", sampling=sampling)
+    for steps in ((24,), (1, 2, 9, 24), tuple(range(2, 25))):
+        how: dict[str, Any] = {"sampling": sampling, "eos_id": -1}
+        state = begin(model, params, PROMPTS, LENGTHS, row_keys(jax.random.key(0), 3), room=32, **how)
+        for limit in steps:
+            state = advance(model, params, state, limit, **how)
+            assert int(state.count) == max(limit, 1)
+        np.testing.assert_array_equal(state.tokens_BG[:, :24], expected)
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_samples_follow_the_softmax_at_the_temperature(temperature):
-    counts = draws(tuple(PROBS), temperature=temperature)
-    assert chi_squared(counts, PROBS ** (1 / temperature)) < 16.27  # 0.999 of chi-squared with 3 degrees of freedom
-    assert chi_squared(counts, PROBS ** (1 / temperature + 0.1)) > 16.27
+def test_rows_without_a_prompt_fill_up_the_batch_and_change_nothing():
+    model, params = build("learned")
+    prompts, lengths = np.zeros((5, 16), np.int32), np.array([7, 0, 3, 1, 0], np.int32)
+    prompts[[0, 2, 3], :7] = PROMPTS
+    how: dict[str, Any] = {"sampling": Sampling(repetition_penalty=1.2, temperature=0.0), "eos_id": -1}
+    expected = run("learned", sampling=how["sampling"])
+    state = begin(model, params, prompts, lengths, row_keys(jax.random.key(0), 5), room=32, **how)
+    np.testing.assert_array_equal(state.ended_B, [False, True, False, False, True])
+    tokens = advance(model, params, state, 24, **how).tokens_BG
+    np.testing.assert_array_equal(tokens[np.array([0, 2, 3]), :24], expected)
 
 
-def test_temperature_zero_takes_the_most_likely_token():
-    logits = jnp.array([[0.0, 3.0, 2.0], [5.0, 1.0, 4.9]])
-    tokens = sample(logits, jax.random.key(0), temperature=0.0, top_k=0, top_p=1.0)
-    np.testing.assert_array_equal(tokens, [1, 0])
-    assert tokens.dtype == jnp.int32
+def test_what_a_row_draws_does_not_depend_on_the_others():
+    model, params = build("rope")
+    whole = run("rope", seed=5, sampling=Sampling())
+    for rows in (1, 2):
+        tokens = generate(
+            model, params, PROMPTS[:rows], LENGTHS[:rows], jax.random.key(5), max_tokens=NUM_TOKENS, sampling=Sampling()
+        )
+        np.testing.assert_array_equal(tokens, whole[:rows])
+    same = np.repeat(PROMPTS[:1], 3, axis=0)
+    tokens = np.asarray(
+        generate(model, params, same, np.full(3, 7, np.int32), jax.random.key(5), max_tokens=NUM_TOKENS)
+    )
+    np.testing.assert_array_equal(tokens[0], whole[0])
+    assert len({tuple(row) for row in tokens.tolist()}) == 3  # equal prompts, other keys
 
 
-@pytest.mark.parametrize(
-    ("top_k", "kept"), [(1, [1]), (2, [1, 3]), (3, [1, 2, 3]), (4, [0, 1, 2, 3]), (9, [0, 1, 2, 3])]
-)
-def test_top_k_keeps_the_most_likely_tokens_and_their_proportions(top_k, kept):
-    counts = draws(tuple(PROBS), top_k=top_k)
-    assert np.flatnonzero(counts).tolist() == kept
-    assert chi_squared(counts[kept], PROBS[kept]) < 16.27
-
-
-@pytest.mark.parametrize(
-    ("top_p", "kept"),
-    [(0.01, [1]), (0.45, [1]), (0.55, [1, 3]), (0.75, [1, 3]), (0.85, [1, 2, 3]), (0.97, [0, 1, 2, 3])],
-)
-def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p, kept):
-    counts = draws(tuple(PROBS), top_p=top_p)
-    assert np.flatnonzero(counts).tolist() == kept
-    assert chi_squared(counts[kept], PROBS[kept]) < 16.27
-
-
-def test_top_p_counts_probabilities_at_the_temperature():
-    # At temperature 0.5 the squares count: 0.685, 0.247, 0.062 and 0.007 of their sum.
-    assert np.flatnonzero(draws(tuple(PROBS), top_p=0.65, temperature=0.5)).tolist() == [1]
-    assert np.flatnonzero(draws(tuple(PROBS), top_p=0.65)).tolist() == [1, 3]
-
-
-def test_top_p_counts_probabilities_among_the_top_k():
-    # Of the first two, 0.5 and 0.3, the first has 0.625.
-    assert np.flatnonzero(draws(tuple(PROBS), top_k=2, top_p=0.6)).tolist() == [1]
-    assert np.flatnonzero(draws(tuple(PROBS), top_p=0.6)).tolist() == [1, 3]
-
-
-def test_each_row_is_filtered_by_its_own_logits():
-    logits = jnp.log(jnp.array([[0.6, 0.3, 0.1], [0.1, 0.3, 0.6]]))
-    for options in ({"top_k": 1, "top_p": 1.0}, {"top_k": 0, "top_p": 0.5}):
-        np.testing.assert_array_equal(sample(logits, jax.random.key(0), temperature=1.0, **options), [0, 2])
-
-
-def test_samples_follow_from_the_key():
-    logits = jnp.zeros((64, 8))
-    one, same, other = (sample(logits, jax.random.key(seed), temperature=1.0, top_k=0, top_p=1.0) for seed in (0, 0, 1))
-    np.testing.assert_array_equal(one, same)
-    assert not np.array_equal(one, other)
+def test_repetition_penalty_counts_the_prompt_and_what_was_written():
+    assert (naive("rope", penalty=1.5) != naive("rope")).any(axis=1).all()
+    tokens = run("rope", sampling=Sampling(temperature=0.0, repetition_penalty=1.5))
+    np.testing.assert_array_equal(tokens, naive("rope", penalty=1.5))

@@ -72,7 +72,7 @@ def test_the_default_rules():
         "head_dim": (),
         "mlp": ("tensor",),
         "experts": ("expert",),
-        **dict.fromkeys(("router_experts", "latent", "gates", "classes", "token_types", "buckets"), ()),
+        **dict.fromkeys(("router_experts", "latent", "rank", "gates", "classes", "token_types", "buckets"), ()),
         "norm": (),
         "length_table": (),
         "batch": ("data", "fsdp", "expert"),

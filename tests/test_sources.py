@@ -3,14 +3,18 @@
 import gzip
 import json
 import os
+import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet as pq
 import pytest
 import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 
 from configs import base
@@ -174,6 +178,174 @@ def test_a_damaged_file_is_named_and_the_next_one_is_read(content: bytes, tmp_pa
     assert last == ("b.jsonl:1", {})
 
 
+TABLE = 'text,label\n"one, ""two""",1\n\nthree,2\n'
+
+
+def test_csv_names_rows_by_file_and_first_line(tmp_path: Path):
+    write(tmp_path, a__csv=TABLE + '"over\ntwo lines",3\nlast,4\n')
+    assert read(opened("csv", tmp_path)) == {
+        "a.csv:2": {"text": 'one, "two"', "label": "1"},
+        "a.csv:4": {"text": "three", "label": "2"},
+        "a.csv:5": {"text": "over\ntwo lines", "label": "3"},
+        "a.csv:7": {"text": "last", "label": "4"},
+    }
+
+
+def test_csv_takes_a_separator_and_the_names_of_columns_that_have_none(tmp_path: Path):
+    write(tmp_path, a__csv="one;1\n")
+    found = read(opened("csv", tmp_path, separator=";", columns="text:label"))
+    assert found == {"a.csv:1": {"text": "one", "label": "1"}}
+    with pytest.raises(ValueError, match=r"separator='ab' must be one character"):
+        opened("csv", tmp_path, separator="ab")
+
+
+def test_each_file_of_a_table_has_its_own_first_row(tmp_path: Path):
+    write(tmp_path, a__tsv="text\tid\none\t1\n", b__tsv="id\ttext\n2\ttwo\n")
+    assert list(read(opened("tsv", tmp_path)).values()) == [{"text": "one", "id": "1"}, {"id": "2", "text": "two"}]
+
+
+def test_a_quotation_mark_in_a_tsv_is_a_character_like_others(tmp_path: Path):
+    write(tmp_path, a__tsv='text\tlabel\n"it is\t1\nhe said "no"\t0\n')
+    assert [fields["text"] for fields in read(opened("tsv", tmp_path)).values()] == ['"it is', 'he said "no"']
+
+
+def test_a_value_may_be_a_whole_document(tmp_path: Path):
+    write(tmp_path, a__csv=f"text\n{'x' * 200_000}\n")
+    assert len(read(opened("csv", tmp_path))["a.csv:2"]["text"]) == 200_000
+
+
+def test_rows_that_are_none_are_named_and_those_after_them_are_read(tmp_path: Path):
+    write(tmp_path, a__csv='text,label\none\n"a"b,1\ntwo,2\n"open,3\n')
+    assert read(opened("csv", tmp_path)) == {
+        "a.csv:2": "1 values for the 2 columns text, label",
+        "a.csv:3": "not a row (',' expected after '\"')",
+        "a.csv:4": {"text": "two", "label": "2"},
+        "a.csv:5": "not a row (unexpected end of data)",
+    }
+
+
+def test_a_table_in_another_encoding_is_named_in_the_column(tmp_path: Path):
+    write(tmp_path, a__csv="text\nRübe\n".encode("latin-1"))
+    data: Any = base.get_config().data
+    data.update(source=f"csv,path={tmp_path}", dir=str(tmp_path / "prepared"))
+    with pytest.raises(ValueError, match=r"\n  a\.csv:2: column 'text' is not UTF-8 \(byte 1\)"):
+        prepare(data, log=lambda line: None)
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, lambda data: pyarrow.compress(data, "zstd", asbytes=True)])
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "tsv"])
+def test_compressed_files_are_read_like_others(kind: str, compress: Any, tmp_path: Path):
+    ending = "gz" if compress is gzip.compress else "zst"
+    content = {"jsonl": '{"a": "1"}\n' * 2, "csv": "a\n1\n1\n", "tsv": "a\n1\n1\n"}[kind].encode()
+    half = len(content) // 2
+    path = tmp_path / f"x.{kind}.{ending}"
+    path.write_bytes(compress(content[:half]) + compress(content[half:]))  # two frames
+    assert list(read(opened(kind, tmp_path)).values()) == [{"a": "1"}] * 2
+    path.write_bytes(compress(content)[:-2])
+    (tmp_path / f"y.{kind}").write_bytes(content)
+    *_, broken, _, last = opened(kind, tmp_path).examples()
+    assert isinstance(broken, Broken)
+    assert broken.name.startswith(path.name)
+    assert last.name.startswith(f"y.{kind}")
+
+
+def test_parquet_reads_rows_and_names_what_is_no_text_and_no_file(tmp_path: Path):
+    table = pyarrow.table({"text": ["one", None, "zwölf"], "labels": [[1, 2], [], [3]]})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=2)
+    write(tmp_path, b__parquet=b"none")
+    ends = pyarrow.array([0, 1, 2], "int32").buffers()[1]
+    bad = pyarrow.StringArray.from_buffers(2, ends, pyarrow.py_buffer(b"x\xff"))
+    pq.write_table(pyarrow.table({"text": bad}), tmp_path / "c.parquet")
+    found = read(opened("parquet", tmp_path))
+    assert found.pop("b.parquet:0").startswith("cannot be read: ")
+    assert found == {
+        "a.parquet:0": {"text": "one", "labels": [1, 2]},
+        "a.parquet:1": {"text": None, "labels": []},
+        "a.parquet:2": {"text": "zwölf", "labels": [3]},
+        "c.parquet:0": {"text": "x"},
+        "c.parquet:1": "not UTF-8 (byte 0 of a column)",
+    }
+
+
+def save_to_disk(directory: Path, texts: list[str], files: int = 2, **state: Any) -> None:
+    """Writes what `datasets.Dataset.save_to_disk` does: streams of Arrow, dataset_info.json and state.json."""
+    directory.mkdir(parents=True)
+    names = [f"data-{i:05}-of-{files:05}.arrow" for i in range(files)]
+    for i, name in enumerate(names):
+        batch = pyarrow.record_batch({"text": texts[i::files], "label": list(range(len(texts)))[i::files]})
+        with pyarrow.ipc.new_stream(str(directory / name), batch.schema) as stream:
+            stream.write_batch(batch)
+    (directory / "dataset_info.json").write_text(json.dumps({"features": {"text": {"dtype": "string"}}}))
+    facts = {"_data_files": [{"filename": name} for name in names], "_fingerprint": "f", "_split": None}
+    (directory / "state.json").write_text(json.dumps(facts | state))
+
+
+def test_hf_disk_reads_a_saved_dataset_and_the_splits_of_several(tmp_path: Path):
+    save_to_disk(tmp_path / "one", ["a", "b", "c"])
+    assert read(opened("hf_disk", tmp_path / "one")) == {
+        "data-00000-of-00002.arrow:0": {"text": "a", "label": 0},
+        "data-00000-of-00002.arrow:1": {"text": "c", "label": 2},
+        "data-00001-of-00002.arrow:0": {"text": "b", "label": 1},
+    }
+    save_to_disk(tmp_path / "many" / "test", ["d"], files=1)
+    (tmp_path / "many" / "dataset_dict.json").write_text('{"splits": ["test"]}')
+    assert read(opened("hf_disk", tmp_path / "many", split="test")) == {
+        "data-00000-of-00001.arrow:0": {"text": "d", "label": 0}
+    }
+    with pytest.raises(ValueError, match=r"split='train' is not in path=.*; use one of test"):
+        opened("hf_disk", tmp_path / "many")
+    with pytest.raises(ValueError, match=r"holds no dataset that save_to_disk wrote"):
+        opened("hf_disk", tmp_path)
+    save_to_disk(tmp_path / "shuffled", ["a"], _indices_data_files=[{"filename": "indices.arrow"}])
+    with pytest.raises(ValueError, match=r"save flatten_indices\(\) of it"):
+        opened("hf_disk", tmp_path / "shuffled")
+
+
+def test_hf_disk_names_a_file_that_is_cut_off(tmp_path: Path):
+    save_to_disk(tmp_path / "one", ["a", "b", "c"])
+    path = tmp_path / "one" / "data-00000-of-00002.arrow"
+    path.write_bytes(path.read_bytes()[:200])
+    broken, whole = opened("hf_disk", tmp_path / "one").examples()
+    assert broken.name == "data-00000-of-00002.arrow:0"
+    assert whole == ("data-00001-of-00002.arrow:0", {"text": "b", "label": 1})
+
+
+def write_records(path: Path, records: list[bytes]) -> None:
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    for record in records:
+        writer.write(record)
+    writer.close()
+
+
+def test_array_record_reads_objects_or_text(tmp_path: Path):
+    write_records(tmp_path / "a.array_record", [b'{"text": "one"}', b"none"] + [b"{}"] * 300)
+    found = read(opened("array_record", tmp_path))
+    assert len(found) == 302
+    assert found["a.array_record:0"] == {"text": "one"}
+    assert found["a.array_record:1"].startswith("not a JSON object")
+    assert texts(opened("array_record", tmp_path, format="text"))["a.array_record:1"] == b"none"
+    with pytest.raises(ValueError, match=r"format='xml' is not known; use json or text"):
+        opened("array_record", tmp_path, format="xml")
+
+
+def test_array_record_names_a_file_that_is_none(tmp_path: Path):
+    write(tmp_path, a__array_record=b"none at all")
+    write_records(tmp_path / "b.array_record", [b"{}"])
+    broken, whole = opened("array_record", tmp_path).examples()
+    assert broken.name == "a.array_record:0"
+    assert broken.reason.startswith("cannot be read: ")
+    assert whole.name == "b.array_record:0"
+
+
+@pytest.mark.parametrize("chosen", ["parquet,path={}", "hf_disk,path={}", "jsonl,path={}"])
+def test_a_package_that_is_not_there_names_the_extra(chosen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write(tmp_path, a__parquet=b"", a__jsonl__zst=b"")
+    for module in ("pyarrow", "pyarrow.parquet"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ValueError, match=r"needs pyarrow: pip install 'palmette\[formats\]'"):
+        list(open_sources("config.data.source", chosen.format(tmp_path))[0].examples())
+
+
 def test_tfds_reads_a_prepared_dataset_by_its_name(tmp_path: Path):
     write_dataset(tmp_path, ["Rosen", "Über\nallen Gipfeln"])
     assert read(opened("tfds", tmp_path, name="tiny_poems")) == {
@@ -197,11 +369,21 @@ def test_tfds_names_the_splits_there_are(tmp_path: Path):
 
 def test_every_source_gives_the_same_examples_twice(tmp_path: Path):
     write(tmp_path, a__txt="A", b__txt="B", c__jsonl='{"text": "C"}\n{"text": "D"}\n')
+    write(tmp_path, d__csv="text\nE\nF\n", e__tsv="text\nE\nF\n")
+    pq.write_table(pyarrow.table({"text": ["G", "H"]}), tmp_path / "f.parquet")
+    save_to_disk(tmp_path / "disk", ["I", "J"])
+    (tmp_path / "records").mkdir()
+    write_records(tmp_path / "records" / "g.array_record", [b'{"text": "K"}', b'{"text": "L"}'])
     write_dataset(tmp_path, ["E", "F"])
     chosen = {
         "stdlib": "stdlib",
         "text": f"text,path={tmp_path}",
         "jsonl": f"jsonl,path={tmp_path}",
+        "csv": f"csv,path={tmp_path}",
+        "tsv": f"tsv,path={tmp_path}",
+        "parquet": f"parquet,path={tmp_path}",
+        "hf_disk": f"hf_disk,path={tmp_path / 'disk'}",
+        "array_record": f"array_record,path={tmp_path / 'records'}",
         "tfds": f"tfds,path={tmp_path},name=tiny_poems,rename=poem:text",
     }
     assert set(chosen) == set(SOURCES)

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import orbax.checkpoint as ocp
@@ -20,12 +20,20 @@ class Checkpoints:
         keep: how many of the newest are kept.
         keep_every: those at multiples of this are kept for good; 0 is none.
         read_only: only restore; nothing is made or deleted.
+
+    Attributes:
+        best: a step that is kept, too, as long as it stands here; or None.
     """
 
+    best: int | None = None
+
     def __init__(self, workdir: epath.Path, *, keep: int = 1, keep_every: int = 0, read_only: bool = False):
+        policies = ocp.checkpoint_managers
+        kept = [policies.LatestN(None if read_only else keep), _KeepBest(self)]
+        if keep_every:
+            kept.append(policies.EveryNSteps(keep_every))
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=None if read_only else keep,
-            keep_period=keep_every or None,
+            preservation_policy=policies.AnyPreservationPolicy(kept),
             create=not read_only,
             cleanup_tmp_directories=not read_only,
         )
@@ -39,19 +47,33 @@ class Checkpoints:
         """The newest whole checkpoint, or None."""
         return self._manager.latest_step()
 
-    def save(self, step: int, **items: Any) -> None:
+    def has(self, step: int) -> bool:
+        """Whether there is a whole checkpoint of a step."""
+        return step in self._manager.all_steps()
+
+    def facts(self, step: int) -> dict[str, Any]:
+        """What was saved with a checkpoint beside its arrays; {} if nothing was."""
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(facts=ocp.args.JsonRestore()))["facts"]
+        except (KeyError, FileNotFoundError):
+            return {}
+
+    def save(self, step: int, *, facts: dict[str, Any] | None = None, **items: Any) -> None:
         """Starts saving and returns once the arrays may be overwritten; an earlier save is waited for.
 
         Args:
             step: its number.
+            facts: what else to keep, as JSON can say it.
             items: trees of arrays by name, each of which can be restored alone.
 
         Raises:
             OSError: this save or the one before failed.
         """
         with self._failure_named():
-            args = ocp.args.Composite(**{name: ocp.args.StandardSave(tree) for name, tree in items.items()})
-            saved = self._manager.save(step, args=args, force=True)
+            args: dict[str, Any] = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+            if facts:
+                args["facts"] = ocp.args.JsonSave(facts)
+            saved = self._manager.save(step, args=ocp.args.Composite(**args), force=True)
         assert saved, f"Orbax refused to save step {step}"
 
     def restore(self, step: int, **abstract: Any) -> dict[str, Any]:
@@ -102,3 +124,15 @@ class Checkpoints:
                 f"cannot write a checkpoint to --workdir={self._workdir}: {str(error).splitlines()[0][:300]}; "
                 + (f"step {kept} is intact" if kept else "there is none yet")
             ) from error
+
+
+class _KeepBest:
+    """Orbax's form of a rule for what is kept: the best checkpoint."""
+
+    def __init__(self, checkpoints: Checkpoints):
+        self._checkpoints = checkpoints
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        """Which ones this rule keeps."""
+        del context
+        return [checkpoint.step == self._checkpoints.best for checkpoint in checkpoints]

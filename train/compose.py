@@ -22,8 +22,11 @@ from parallel import (
 )
 from parallel.sharding import Rules
 
+from .best import Best
 from .objective import make_objective
 from .optimizer import make_optimizer
+from .strategy import check_sampling
+from .trainable import trained_part
 
 
 def make_model(config: Any, mesh: Mesh | None = None) -> Transformer:
@@ -192,6 +195,8 @@ def preflight(config: Any, mesh: Mesh) -> None:
             raise ValueError(f"config.train.{field}={config.train[field]} must be 0 or more")
     make_objective(config)
     make_optimizer(config)
+    trained_part(config)
+    Best.of(config)
     check_sampling(config)
 
 
@@ -224,18 +229,4 @@ def _check_context(config: Any, mesh: Mesh) -> None:
             f"{shards} and config.mesh.tensor={tensor} as config.mesh.context_attention='all_to_all' does; use a "
             f"multiple of {parts} for it and for config.model.num_kv_heads={c.num_kv_heads}, which are repeated where "
             f"they do not divide, or config.mesh.context_attention='ring'"
-        )
-
-
-def check_sampling(config: Any) -> None:
-    """Checks the section `config.sample`.
-
-    Raises:
-        ValueError: it names the key, the value and a legal choice.
-    """
-    s = config.sample
-    if s.max_tokens < 1 or s.top_k < 0 or s.temperature < 0 or not 0 < s.top_p <= 1:
-        raise ValueError(
-            f"config.sample: max_tokens={s.max_tokens} must be at least 1, temperature={s.temperature} and "
-            f"top_k={s.top_k} 0 or more, and top_p={s.top_p} above 0 and at most 1"
         )

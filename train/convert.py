@@ -145,7 +145,7 @@ def export_model(directory: Path, argv: list[str]) -> None:
 
         save_pretrained_tokenizer(tokenizer, directory)
     (directory / "README.md").write_text(model_card(config, workdir, step, imported))
-    print(f"{directory}: {family.architecture_of(core)}, {dtype}", file=sys.stderr)
+    print(f"{directory}: {family.architecture_of(core)}, {dtype}, of step {step}", file=sys.stderr)
 
 
 def _family_that_says(core: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> Any:

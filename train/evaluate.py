@@ -11,9 +11,10 @@ from data.command_line import read_command_line
 from parallel import in_turns, start
 
 from .evaluation import evaluate
-from .objective import check_objective
+from .harness import run_harness
 from .restore import restore_params
 from .runtime import run_command, set_up
+from .suitability import check_suits
 from .workdir import check_same_corpus
 
 
@@ -22,7 +23,8 @@ def main(argv: list[str]) -> None:
     options = {
         "workdir": (None, "the run's directory"),
         "split": ("valid", "valid or train"),
-        "limit": (0, "at most this many batches; 0 is all"),
+        "limit": (0, "at most this many batches, or with --harness examples of each task; 0 is all"),
+        "harness": ("", "instead, tasks of lm-evaluation-harness, such as arc_easy,hellaswag, or files of your own"),
     }
     arguments = read_command_line(argv, "train.evaluate", __doc__ or "", options=options, config_from_workdir=True)
     split = arguments.flags["split"]
@@ -30,22 +32,25 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"--split={split!r} is not known; use valid or train")
     config: Any = arguments.config
     workdir = arguments.flags["workdir"]
-    check_objective(config)
     set_up(config.compile_cache)
     start(config.distributed)
+    if arguments.flags["harness"]:
+        write_report(run_harness(config, workdir, arguments.flags["harness"], limit=arguments.flags["limit"]))
+        return
+    check_suits(config)
     corpus = in_turns("prepare", lambda: prepare(config.data))
     check_same_corpus(workdir, corpus)
     params, mesh, step = restore_params(config, workdir)
     values = evaluate(config, params, mesh, corpus=corpus, split=split, limit=arguments.flags["limit"])
-    if jax.process_index() != 0:
-        return
     compressed = corpus.metadata["compressed_bits_per_byte"] if split == "valid" else {}
-    json.dump(
-        {"step": step, "split": split} | values | {"compressed_bits_per_byte": compressed},
-        sys.stdout,
-        indent=2,
-    )
-    print()
+    write_report({"step": step, "split": split} | values | {"compressed_bits_per_byte": compressed})
+
+
+def write_report(report: dict[str, Any]) -> None:
+    """Prints it as JSON, once for all processes."""
+    if jax.process_index() == 0:
+        json.dump(report, sys.stdout, indent=2)
+        print()
 
 
 if __name__ == "__main__":

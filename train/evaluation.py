@@ -9,29 +9,37 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from data import Corpus, eval_batches
+from data import Corpus, DataConfig, eval_batches, make_task, open_rows, prepare
 from parallel import local_rows, on_mesh, shard_batch, to_host
 
 from .compose import make_model, rules_of
-from .objective import make_objective
+from .distill import without_teacher
+from .objective import make_objective, objective_name
+from .predictions import PREDICTIONS
+from .scores import SCORES
 
-EvalStep = Callable[[Any, dict[str, Array]], dict[str, Array]]
+# (params, batch) -> sums over the batch, and what is predicted of each of its rows.
+EvalStep = Callable[[Any, dict[str, Array]], tuple[dict[str, Array], dict[str, Array]]]
 
 
 def make_eval_step(config: Any, mesh: Mesh) -> EvalStep:
-    """Builds the jit-compiled function (params, batch) -> sums over the batch, which `evaluate` adds up."""
+    """Builds the jit-compiled function of a batch that `evaluate` calls."""
+    config = without_teacher(config)
     model, objective = make_model(config, mesh), make_objective(config)
+    predict = PREDICTIONS.get(objective_name(config), lambda apply_fn, params, batch: {})
+    everywhere = NamedSharding(mesh, PartitionSpec())  # pyright: ignore[reportArgumentType]
 
-    def eval_step(params: Any, batch: dict[str, Array]) -> dict[str, Array]:
+    def eval_step(params: Any, batch: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
         _, weight, sums = objective(model.apply, params, batch, None)
-        return {
-            "nll": sums["nll"],
-            "weight": weight,
-            "bytes": jnp.sum(batch["target_bytes"] * batch["weights"]),
-        }
+        totals = {"nll": sums["nll"], "weight": weight}
+        if "target_bytes" in batch:
+            totals["bytes"] = jnp.sum(batch["target_bytes"] * batch["weights"])
+        predictions = predict(model.apply, params, batch)
+        return totals, jax.lax.with_sharding_constraint(predictions, everywhere)
 
     return on_mesh(jax.jit(eval_step), mesh, rules_of(config))
 
@@ -58,7 +66,8 @@ def evaluate(
         eval_step: as `make_eval_step` returns it; None builds one.
 
     Returns:
-        "loss" (nats per token), "perplexity", "bits_per_byte" (of the text that the targets stand for) and "tokens".
+        "loss" (nats per target) and the scores of the task. Of a task that predicts tokens also "perplexity", "tokens"
+        and, where the targets are all of a text, "bits_per_byte"; of any other "rows".
 
     Raises:
         ValueError: the batch cannot be divided over the mesh, or the corpus is too short.
@@ -67,25 +76,40 @@ def evaluate(
         evaluate(config, state.params, mesh)["bits_per_byte"]
     """
     eval_step = eval_step or make_eval_step(config, mesh)
-    rows = local_rows(mesh, config.data.batch_size)
-    totals = {"nll": 0.0, "weight": 0.0, "bytes": 0.0}
-    pending: dict[str, Array] | None = None
-    for batch in eval_batches(config.data, corpus=corpus, split=split, limit=limit, rows=rows):
-        sums = eval_step(params, shard_batch(batch, mesh))
-        totals = _add(totals, pending)  # of the batch before, while this one is computed
-        pending = sums
-    totals = _add(totals, pending)
+    data = DataConfig.of(config.data)
+    examples = open_rows(data, corpus or prepare(data), split, evaluating=True)
+    totals: dict[str, float] = {}
+    predicted: list[dict[str, np.ndarray]] = []
+    pending: tuple[Any, Any] | None = None
+
+    def fetch() -> None:
+        """Takes the results of the batch before, while this one is computed."""
+        nonlocal totals
+        if pending is not None:
+            sums, predictions = to_host(pending)
+            totals = {name: totals.get(name, 0.0) + float(value) for name, value in sums.items()}  # in float64
+            predicted.append(predictions)
+
+    rows = local_rows(mesh, data.batch_size)
+    for batch in eval_batches(data, examples=examples, limit=limit, rows=rows):
+        results = eval_step(params, shard_batch(batch, mesh))
+        fetch()
+        pending = results
+    fetch()
+    figures = _figures(totals, objective_name(config).startswith("tokens"))
+    scores = make_task(data).scores
+    if scores and predicted[0]:
+        whole = {name: np.concatenate([one[name] for one in predicted])[: len(examples)] for name in predicted[0]}
+        pair = examples.score(whole)
+        figures |= {name: figure for score in scores for name, figure in SCORES[score](*pair).items()}
+    return figures
+
+
+def _figures(totals: dict[str, float], of_tokens: bool) -> dict[str, float]:
     loss = totals["nll"] / totals["weight"]
-    return {
-        "loss": loss,
-        "perplexity": math.exp(min(loss, 700.0)),
-        "bits_per_byte": totals["nll"] / math.log(2) / totals["bytes"],
-        "tokens": totals["weight"],
-    }
-
-
-def _add(totals: dict[str, float], sums: dict[str, Array] | None) -> dict[str, float]:
-    """Adds up in float64: float32 would lose tokens from 2^24 on."""
-    if sums is None:
-        return totals
-    return {name: totals[name] + float(value) for name, value in to_host(sums).items()}
+    if not of_tokens:
+        return {"loss": loss, "rows": totals["weight"]}
+    figures = {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "tokens": totals["weight"]}
+    if "bytes" in totals:
+        figures["bits_per_byte"] = totals["nll"] / math.log(2) / totals["bytes"]
+    return figures

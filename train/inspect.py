@@ -11,8 +11,11 @@ from etils import epath
 from data.command_line import read_command_line, run_main
 from parallel import MeshConfig, check_platform, make_mesh, to_host
 
+from .best import best_step
 from .optimizer import parameter_name
 from .restore import read_params, restore_run
+from .source import newest
+from .state import model_params
 from .workdir import IMPORTED
 
 
@@ -39,8 +42,13 @@ def describe(config: Any, workdir: epath.Path) -> dict[str, Any]:
         params, step = read_params(config, workdir, mesh)
     else:
         state = restore_run(config, workdir, mesh)
-        params, step = state.params, int(state.step)
-        training = {"opt_state_sha256": tree_sha256(state.opt_state), "opt_state": tree(state.opt_state)}
+        params, step = model_params(config, state), int(state.step)
+        if config.train.parameters != "all":
+            training["trained_params"] = tree(state.params)
+        if config.train.best:
+            with newest(workdir) as (checkpoints, latest):
+                training["best_step"] = best_step(config, checkpoints, latest)
+        training |= {"opt_state_sha256": tree_sha256(state.opt_state), "opt_state": tree(state.opt_state)}
 
     return {
         "step": step,

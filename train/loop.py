@@ -15,17 +15,20 @@ from data import Corpus, DataConfig, TrainingRows, make_batches, open_rows, prep
 from model import count_params, forward_flops
 from parallel import check_platform, has_accelerator, in_turns, local_rows, make_mesh, shard_batch, start
 
+from .best import Best
 from .checkpoint import Checkpoints
 from .compose import make_model, preflight, schedule_of
+from .distill import check_teacher_tokenizer
 from .evaluation import evaluate, make_eval_step
-from .initial import adopt, first_state
+from .initial import adopt, first_state, fresh_parameters
 from .interrupt import Interrupt
 from .metrics import Recorder, peak_flops
-from .objective import check_objective
 from .runtime import set_up
 from .samples import check_prompts, continue_prompts
-from .state import TrainState, abstract_state, restore_state, save_state
+from .source import read_fixed
+from .state import TrainState, abstract_state, abstract_trained, model_params, restore_state, save_state
 from .step import make_train_step
+from .suitability import check_suits
 from .workdir import check_equal_corpora, check_same_corpus, check_space, check_workdir, write_run
 
 
@@ -73,11 +76,13 @@ def fit(config: Any, workdir: str | os.PathLike[str]) -> Result:
     mesh = make_mesh(config.mesh)
     writes = jax.process_index() == 0
     preflight(config, mesh)
-    check_objective(config)
+    check_suits(config)
     target = abstract_state(config, mesh)
+    fresh_parameters(config)
     check_workdir(workdir, config, _log)
-    checkpoint_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(target))
-    check_space(workdir, checkpoint_bytes, config.train.keep_checkpoints + 1)
+    saved = jax.tree.leaves(target.replace(fixed={}))
+    checkpoint_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in saved)
+    check_space(workdir, checkpoint_bytes, config.train.keep_checkpoints + 1 + bool(config.train.best))
     corpus = in_turns("prepare", lambda: prepare(config.data, log=_log))
     check_equal_corpora(corpus)
     order = _check_corpus(config, corpus, workdir)
@@ -90,7 +95,10 @@ def fit(config: Any, workdir: str | os.PathLike[str]) -> Result:
         if first > config.train.steps:
             raise ValueError(f"config.train.steps={config.train.steps}, but --workdir={workdir} is at step {first}")
         _log(_describe(config, mesh, corpus, order, first))
-        state = restore_state(checkpoints, first, target) if first else first_state(config, mesh)
+        if first:
+            state = restore_state(checkpoints, first, target).replace(fixed=read_fixed(config, workdir, mesh))
+        else:
+            state = first_state(config, mesh, workdir=workdir, log=_log)
         with _recorder(config, mesh, workdir, first, writes) as recorder:
             result = _train(config, mesh, state, corpus, checkpoints, recorder)
     finally:
@@ -111,8 +119,17 @@ def _train(
     rows = local_rows(mesh, config.data.batch_size)
     batches = make_batches(config.data, corpus=corpus, seed=config.seed, start=step, rows=rows)
     in_flight: deque[Array] = deque()
+
+    def evaluation(limit: int, state: TrainState) -> dict[str, float]:
+        return evaluate(config, model_params(config, state), mesh, corpus=corpus, limit=limit, eval_step=eval_step)
+
+    best = Best.of(config)
+    if best.metric:
+        best.check(evaluation(1, state))
+        best.recall(checkpoints, step)
+        checkpoints.best = best.step
     with Interrupt() as interrupt:
-        while step < t.steps:
+        while step < t.steps and not best.has_ended:
             waited = time.perf_counter()
             batch = next(batches)
             waited = time.perf_counter() - waited
@@ -124,24 +141,32 @@ def _train(
                 in_flight.popleft().block_until_ready()
             if step % t.log_every == 0:
                 recorder.train(step, metrics)
-            if t.eval_every and step % t.eval_every == 0 and step < t.steps:
+            is_last, is_due = step == t.steps, t.eval_every and step % t.eval_every == 0
+            evaluates = bool(best.metric) if is_last else is_due  # the last is chosen from, too, by the same figures
+            if evaluates:
                 with recorder.pause(metrics):
-                    values = evaluate(
-                        config, state.params, mesh, corpus=corpus, limit=t.eval_batches, eval_step=eval_step
-                    )
+                    values = evaluation(t.eval_batches, state)
                 recorder.evaluation(step, values)
+                best.see(step, values)
+                checkpoints.best = best.step
             stopping = interrupt.agreed(step)
-            if step % t.checkpoint_every == 0 or step == t.steps or stopping:
+            if step % t.checkpoint_every == 0 or is_last or stopping or (evaluates and best.metric):
                 recorder.flush()  # what a restart from this checkpoint will not record again
                 with recorder.stall(metrics):
-                    save_state(checkpoints, step, state)
+                    save_state(checkpoints, step, state, facts=best.facts)
             if stopping:
                 checkpoints.wait()
                 return Result(step, stopping, len(traces), {})
         checkpoints.wait()
-    values = evaluate(config, state.params, mesh, corpus=corpus, eval_step=eval_step)
-    recorder.evaluation(step, values)
-    _report(config, state, mesh, corpus, values)
+    if best.step not in (None, step):
+        trained = checkpoints.restore(best.step, params=abstract_trained(config, mesh))["params"]
+        state = state.replace(params=trained)
+    if best.metric:
+        ended = "; training ended there" if step < t.steps else ""
+        _log(f"Best {best.metric} {best.value:.6g}, at step {best.step or step} of {step}{ended}")
+    values = evaluation(0, state)
+    recorder.evaluation(step, values, best_step=(best.step or step) if best.metric else None)
+    _report(config, model_params(config, state), mesh, corpus, values)
     return Result(step, 0, len(traces), values)
 
 
@@ -156,6 +181,7 @@ def _recorder(config: Any, mesh: Mesh, workdir: epath.Path, start: int, writes: 
         flops_per_step=flops,
         peak=peak and peak * mesh.size,
         writes=writes,
+        chooses_best=bool(config.train.best),
     )
 
 
@@ -166,6 +192,7 @@ def _check_corpus(config: Any, corpus: Corpus, workdir: epath.Path) -> TrainingR
         ValueError: a split is shorter than a window, a prompt too long, or the corpus another.
     """
     check_same_corpus(workdir, corpus)
+    check_teacher_tokenizer(config, corpus.metadata["tokenizer_sha256"])
     order = TrainingRows(DataConfig.of(config.data), corpus, config.seed)
     open_rows(DataConfig.of(config.data), corpus, "valid")
     if config.sample.prompts:
@@ -197,17 +224,19 @@ def _describe(config: Any, mesh: Mesh, corpus: Corpus, order: TrainingRows, star
     return "\n".join(lines)
 
 
-def _report(config: Any, state: TrainState, mesh: Mesh, corpus: Corpus, values: dict[str, float]) -> None:
+def _report(config: Any, params: Any, mesh: Mesh, corpus: Corpus, values: dict[str, float]) -> None:
     """Prints the last figures beside the compressors', and samples; every process computes, one prints."""
     samples = []
     if config.sample.prompts:
-        samples = continue_prompts(config, state.params, mesh, corpus.tokenizer, config.sample.prompts)
+        samples = continue_prompts(config, params, mesh, corpus.tokenizer, config.sample.prompts)
     if jax.process_index() != 0:
         return
-    print(f"\nvalidation loss {values['loss']:.4f} nats per token, perplexity {values['perplexity']:.2f}")
-    print(f"bits per byte {values['bits_per_byte']:.4f}", end="")
-    compressed = corpus.metadata["compressed_bits_per_byte"]
-    print("".join(f"   {name} {value:.4f}" for name, value in compressed.items()))
+    print(f"\nvalidation loss {values['loss']:.4f} nats" + (" per token" if "perplexity" in values else ""), end="")
+    others = {name: value for name, value in values.items() if name not in ("loss", "tokens", "rows", "bits_per_byte")}
+    print("".join(f", {name.replace('_', ' ')} {value:.4f}" for name, value in others.items()))
+    if "bits_per_byte" in values:
+        figures = {"bits per byte": values["bits_per_byte"]} | corpus.metadata["compressed_bits_per_byte"]
+        print("   ".join(f"{name} {value:.4f}" for name, value in figures.items()))
     for prompt, text in zip(config.sample.prompts, samples, strict=True):
         print(f"\n--- {prompt!r}\n{prompt}{text}")
 

@@ -1,9 +1,10 @@
 """What a run reports: metrics.jsonl, TensorBoard events, a progress bar, and throughput beside the hardware's peak.
 
-A line of metrics.jsonl is either of a training step ("loss" and so on) or of an evaluation ("valid_loss" and so on);
-both have "step", the number of updates made. Of the steps since the line before: "step_time" (seconds, mean),
-"tokens_per_second", "data_wait" (seconds a step that the loop waited for its batch), "checkpoint_stall" (seconds in all
-that saving held the loop up) and, where the device's peak is known, "mfu" (share of it, 0 to 1).
+A line of metrics.jsonl is either of a training step ("loss" and so on) or of an evaluation ("valid_loss" and so on, or,
+of the best checkpoint at the end, "best_step", "best_loss" and so on); all have "step", the number of updates made. Of
+the steps since the line before: "step_time" (seconds, mean), "tokens_per_second", "data_wait" (seconds a step that the
+loop waited for its batch), "checkpoint_stall" (seconds in all that saving held the loop up) and, where the peak of the
+device is known, "mfu" (share of it, 0 to 1).
 """
 
 import contextlib
@@ -53,6 +54,7 @@ class Recorder:
         flops_per_step: floating-point operations of a step, all devices together.
         peak: FLOP/s of all devices together, None if not known.
         writes: whether this process writes files and shows the bar; one of them does.
+        chooses_best: whether the run ends with an evaluation of its best checkpoint, besides that of the last step.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Recorder:
         flops_per_step: float,
         peak: float | None,
         writes: bool,
+        chooses_best: bool = False,
     ):
         self._path = workdir / "metrics.jsonl"
         self._tokens, self._flops, self._peak = tokens_per_step, flops_per_step, peak
@@ -80,7 +83,8 @@ class Recorder:
         )
         if writes:
             lines = _read_lines(self._path)
-            self._lines = [line for line in lines if _stays(json.loads(line), start, num_steps)]
+            last = None if chooses_best else num_steps
+            self._lines = [line for line in lines if _stays(json.loads(line), start, last)]
             replace_file(self._path, "".join(self._lines).encode())
             self._writer = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
         self._compiling = True
@@ -140,10 +144,11 @@ class Recorder:
             rate = f", {timing['tokens_per_second']:,.0f} tokens/s" if timing else ""
             self._bar.set_postfix_str(f"loss {values['loss']:.3f}{rate}", refresh=False)
 
-    def evaluation(self, step: int, values: dict[str, float]) -> None:
-        """Records an evaluation on the validation split."""
+    def evaluation(self, step: int, values: dict[str, float], *, best_step: int | None = None) -> None:
+        """Records an evaluation on the validation split; of the best checkpoint if its step is given."""
         self.flush()
-        self._write(step, {f"valid_{name}": value for name, value in values.items()})
+        prefix, facts = ("valid", {}) if best_step is None else ("best", {"best_step": best_step})
+        self._write(step, facts | {f"{prefix}_{name}": value for name, value in values.items()})
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
         if self._writer is None:
@@ -169,9 +174,9 @@ class Recorder:
             self._writer.close()
 
 
-def _stays(record: dict[str, Any], start: int, num_steps: int) -> bool:
+def _stays(record: dict[str, Any], start: int, num_steps: int | None) -> bool:
     """Whether a record is not made again by a run that continues from `start`."""
-    is_last_evaluation = start == num_steps and "valid_loss" in record
+    is_last_evaluation = (start == num_steps and "valid_loss" in record) or "best_step" in record
     return record["step"] < start or (record["step"] == start and not is_last_evaluation)
 
 

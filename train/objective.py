@@ -1,9 +1,9 @@
 """Objectives: pure functions from a batch to sums of losses and weights; a new one is a row in OBJECTIVES.
 
 They return sums, not means: the step divides once, by the weight of the whole global batch, so the result is the same
-however the batch is split over devices and microbatches.
+however the batch is split over devices and microbatches. Which arrays a batch has, the tasks of `data.tasks` say.
 
-Letters: B batch, T length, V vocab.
+Letters: B batch, T length, V vocab, C classes.
 """
 
 import functools
@@ -12,9 +12,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import Array
 
 from data import DataConfig, make_task
+from model import MASKED
+
+from . import distill
 
 # (apply_fn, params, batch, dropout keys or None) -> (sum of losses, sum of weights, sums of metrics); among the metrics
 # is "nll", the negative log-likelihood in nats, which evaluation reports.
@@ -44,6 +48,7 @@ def cross_entropy(logits_BTV: Array, targets_BT: Array) -> tuple[Array, Array]:
 MODEL_INPUTS = {
     "positions": "positions_BT",
     "segment_ids": "segment_ids_BT",
+    "order": "order_BT",
     "token_types": "token_types_BT",
     "encoder_inputs": "encoder_tokens_BS",
     "encoder_positions": "encoder_positions_BS",
@@ -51,14 +56,20 @@ MODEL_INPUTS = {
 }
 
 
+def run_model(
+    apply_fn: Callable[..., Any], params: Any, batch: Mapping[str, Array], keys_B: Array | None, *, want: str = "logits"
+) -> Any:
+    """What the model computes of a batch's "inputs" and of those of `MODEL_INPUTS` that it has."""
+    more = {MODEL_INPUTS[name]: array for name, array in batch.items() if name in MODEL_INPUTS}
+    return apply_fn({"params": params}, batch["inputs"], **more, dropout_keys_B=keys_B, want=want)
+
+
+Sums = tuple[Array, Array, dict[str, Array]]
+
+
 def tokens(
-    apply_fn: Callable[..., Any],
-    params: Any,
-    batch: Mapping[str, Array],
-    keys_B: Array | None,
-    *,
-    z_loss: float,
-) -> tuple[Array, Array, dict[str, Array]]:
+    apply_fn: Callable[..., Any], params: Any, batch: Mapping[str, Array], keys_B: Array | None, *, z_loss: float
+) -> Sums:
     """Predicts a token of the vocabulary at each position, such as the next one.
 
     Args:
@@ -71,17 +82,108 @@ def tokens(
     Returns:
         Sum of the losses, sum of the weights, and {"nll": sum of the negative log-likelihoods in nats}.
     """
-    logits_BTV = apply_fn(
-        {"params": params},
-        batch["inputs"],
-        **{MODEL_INPUTS[name]: array for name, array in batch.items() if name in MODEL_INPUTS},
-        dropout_keys_B=keys_B,
-    )
+    return _sum_tokens(run_model(apply_fn, params, batch, keys_B), batch, z_loss)
+
+
+def _sum_tokens(logits_BTV: Array, batch: Mapping[str, Array], z_loss: float) -> Sums:
     nll_BT, log_z_BT = cross_entropy(logits_BTV, batch["targets"])
     weights_BT = batch["weights"].astype(jnp.float32)
     nll = jnp.sum(nll_BT * weights_BT)
     loss = nll + z_loss * jnp.sum(jnp.square(log_z_BT) * weights_BT) if z_loss else nll
     return loss, jnp.sum(weights_BT), {"nll": nll}
+
+
+def tokens_and_pairs(
+    apply_fn: Callable[..., Any], params: Any, batch: Mapping[str, Array], keys_B: Array | None, *, z_loss: float
+) -> Sums:
+    """Predicts hidden tokens, and whether a row's second text follows its first (Devlin et al. 2019, section 3.1).
+
+    There the two means are added. Here a row's second loss counts as often as "pair_weights" says, which the task sets
+    to the hidden tokens that a row has on average, so that one division by the tokens' weight gives the same sum.
+
+    Args:
+        apply_fn: see `tokens`.
+        params: see `tokens`.
+        batch: as of `tokens`, and "labels" and "pair_weights" (B,).
+        keys_B: see `tokens`.
+        z_loss: see `tokens`.
+
+    Returns:
+        As `tokens`, with "pair_nll", the second loss as it counts, beside "nll".
+    """
+    outputs = run_model(apply_fn, params, batch, keys_B, want="all")
+    loss, weight, sums = _sum_tokens(outputs["logits"], batch, z_loss)
+    nll_B, _ = cross_entropy(outputs["classes"], batch["labels"])
+    pair_nll = jnp.sum(nll_B * batch["pair_weights"])
+    return loss + pair_nll, weight, {**sums, "pair_nll": pair_nll}
+
+
+def classes(apply_fn: Callable[..., Any], params: Any, batch: Mapping[str, Array], keys_B: Array | None) -> Sums:
+    """Says of a row which class it has, which classes, or a number.
+
+    Args:
+        apply_fn: see `tokens`.
+        params: see `tokens`.
+        batch: "inputs" (B, T) and any of `MODEL_INPUTS`; "weights" (B,); and "labels": int (B,) classes, float (B, C)
+            1 for each class that a row has (the mean of C binary cross-entropies), or float (B,) numbers (the squared
+            error of the only class).
+        keys_B: see `tokens`.
+
+    Returns:
+        As `tokens`; of numbers, "nll" is the sum of squared errors.
+    """
+    logits_BC, labels = run_model(apply_fn, params, batch, keys_B, want="classes"), batch["labels"]
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        nll_B, _ = cross_entropy(logits_BC, labels)
+    elif labels.ndim == 2:
+        nll_B = jnp.mean(optax.sigmoid_binary_cross_entropy(logits_BC, labels), axis=1)
+    else:
+        nll_B = jnp.square(logits_BC[:, 0] - labels)
+    nll = jnp.sum(nll_B * batch["weights"])
+    return nll, jnp.sum(batch["weights"]), {"nll": nll}
+
+
+def tags(apply_fn: Callable[..., Any], params: Any, batch: Mapping[str, Array], keys_B: Array | None) -> Sums:
+    """Says of each token which class it has.
+
+    Args:
+        apply_fn: see `tokens`.
+        params: see `tokens`.
+        batch: "inputs", "targets" (classes) and "weights" (B, T), and any of `MODEL_INPUTS`.
+        keys_B: see `tokens`.
+
+    Returns:
+        As `tokens`.
+    """
+    return _sum_tokens(run_model(apply_fn, params, batch, keys_B, want="classes"), batch, 0.0)
+
+
+def spans(apply_fn: Callable[..., Any], params: Any, batch: Mapping[str, Array], keys_B: Array | None) -> Sums:
+    """Finds where an answer starts and ends (Devlin et al. 2019, section 4.2).
+
+    Args:
+        apply_fn: see `tokens`.
+        params: see `tokens`.
+        batch: "inputs" (B, T) and any of `MODEL_INPUTS`; "candidates" (B, T), 1 where an answer may start or end;
+            "starts", "ends" and "weights" (B,).
+        keys_B: see `tokens`.
+
+    Returns:
+        As `tokens`; a row's loss is the mean of those of its start and its end.
+    """
+    start_BT, end_BT = span_logits(apply_fn, params, batch, keys_B)
+    nll_B = (cross_entropy(start_BT, batch["starts"])[0] + cross_entropy(end_BT, batch["ends"])[0]) / 2
+    nll = jnp.sum(nll_B * batch["weights"])
+    return nll, jnp.sum(batch["weights"]), {"nll": nll}
+
+
+def span_logits(
+    apply_fn: Callable[..., Any], params: Any, batch: Mapping[str, Array], keys_B: Array | None
+) -> tuple[Array, Array]:
+    """Of starts and ends, (B, T) each; those that are no candidates are masked."""
+    logits_BTC = run_model(apply_fn, params, batch, keys_B, want="classes")
+    start_BT, end_BT = (jnp.where(batch["candidates"] > 0, logits_BTC[..., i], MASKED) for i in range(2))
+    return start_BT, end_BT
 
 
 def with_aux(objective: Objective) -> Objective:
@@ -119,23 +221,26 @@ def add_aux(loss: Array, sums: dict[str, Array], aux: Mapping[str, Array]) -> tu
 
 OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
     "tokens": lambda config: functools.partial(tokens, z_loss=config.train.z_loss),
+    "tokens_and_pairs": lambda config: functools.partial(tokens_and_pairs, z_loss=config.train.z_loss),
+    "classes": lambda config: classes,
+    "tags": lambda config: tags,
+    "spans": lambda config: spans,
+    distill.NAME: distill.make_distill,
 }
 
 
-def check_objective(config: Any) -> None:
-    """Checks that the config's data and objective suit its model.
+def objective_name(config: Any) -> str:
+    """The key of OBJECTIVES that a config asks for; of a distilled one, what the student learns besides.
 
     Raises:
-        ValueError: they do not; it names the keys.
+        ValueError: an unknown one.
     """
-    model = config.model
-    if model.architecture != "decoder" or model.image:
-        key = "image" if model.image else "architecture"
-        raise ValueError(
-            f"config.train.objective={config.train.objective!r} predicts the next token of a text, which a model with "
-            f"config.model.{key}={model[key]!r} sees already or never; use config.model.architecture='decoder' and "
-            "config.model.image=''"
-        )
+    name = distill.without_teacher(config).train.objective
+    if name == "auto":
+        return make_task(DataConfig.of(config.data)).objective
+    if name not in OBJECTIVES:
+        raise ValueError(f"config.train.objective={name!r} is not known; use auto, or one of {', '.join(OBJECTIVES)}")
+    return name
 
 
 def make_objective(config: Any) -> Objective:
@@ -144,9 +249,5 @@ def make_objective(config: Any) -> Objective:
     Raises:
         ValueError: an unknown one.
     """
-    name = config.train.objective
-    if name == "auto":
-        name = make_task(DataConfig.of(config.data)).objective
-    if name not in OBJECTIVES:
-        raise ValueError(f"config.train.objective={name!r} is not known; use auto, or one of {', '.join(OBJECTIVES)}")
-    return OBJECTIVES[name](config)
+    name = objective_name(config)
+    return OBJECTIVES[distill.NAME if distill.teacher_path(config) else name](config)

@@ -10,14 +10,11 @@ import optax
 from jax import Array
 from optax.contrib import MuonDimensionNumbers, muon
 
+from .layer_decay import with_layer_decay
+from .parameters import matrix_of, parameter_name
 from .schedule import make_schedule
 
 Params = Any
-
-
-def parameter_name(path: tuple[Any, ...]) -> str:
-    """The name of a parameter from its path in the tree, such as "layers/attention/w_q"."""
-    return "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
 
 
 def _decayed(config: Any) -> Callable[[Params], Params]:
@@ -48,23 +45,14 @@ def _adamw(config: Any) -> optax.GradientTransformation:
     )
 
 
-# The dims of each hidden matrix that its input runs over and its output has; those before them are batches.
-_HIDDEN_MATRICES = {
-    r"layers/attention/w_[qkv]$": MuonDimensionNumbers((1,), (2, 3)),
-    r"layers/attention/w_out$": MuonDimensionNumbers((1, 2), (3,)),
-    r"layers/mlp/w_(in|gate|out)$": MuonDimensionNumbers((1,), (2,)),
-    r"layers/moe/w_(in|gate|out)$": MuonDimensionNumbers((2,), (3,)),  # of each expert
-}
-
-
 def _muon(config: Any) -> optax.GradientTransformation:
     """Muon for the hidden matrices, AdamW for the rest (Jordan et al. 2024; Liu et al. 2025, arXiv:2502.16982)."""
     o = config.optimizer
 
     def dimensions(params: Params) -> Params:
         def of(path: tuple[Any, ...], _: Any) -> MuonDimensionNumbers | None:
-            found = [dims for pattern, dims in _HIDDEN_MATRICES.items() if re.search(pattern, parameter_name(path))]
-            return found[0] if found else None
+            matrix = matrix_of(parameter_name(path))
+            return MuonDimensionNumbers(matrix.inputs, matrix.outputs) if matrix and matrix.hidden else None
 
         return jax.tree_util.tree_map_with_path(of, params)
 
@@ -142,6 +130,6 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
     optimizer = OPTIMIZERS[o.name](config)
     # Without clipping the state has the same tree, so that a restart may change it.
     clip = optax.clip_by_global_norm(o.clip_norm) if o.clip_norm else optax.identity()
-    optimizer = optax.chain(clip, optimizer)
+    optimizer = with_layer_decay(optax.chain(clip, optimizer), config)
     has_bias = config.model.num_experts and config.model.balance_bias_rate
     return _balancing(optimizer, config.model.balance_bias_rate) if has_bias else optimizer

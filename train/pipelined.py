@@ -13,8 +13,10 @@ from model import Transformer, loop_layers
 from parallel import Pieces, pipeline_value_and_grad
 
 from .compose import schedule_of
+from .distill import with_teacher
 from .objective import Objective
-from .state import param_shardings
+from .state import model_shardings
+from .trainable import join, trained_part
 
 STACK = "layers"  # the stack's name among the model's parameters
 
@@ -24,9 +26,12 @@ class _ReachedStack(Exception):  # noqa: N818 - it is no error
 
 
 def make_pipelined_grad_fn(config: Any, mesh: Mesh, model: Transformer, objective: Objective) -> Callable[..., Any]:
-    """The function (params, microbatches) -> ((loss, (weight, sums)), gradients), summed over the microbatches."""
-    schedule = schedule_of(config, mesh)
-    shardings = {of: param_shardings(config, mesh, of=of)[STACK] for of in ("", "gradient")}
+    """The function (trees, microbatches) -> ((loss, (weight, sums)), gradients), summed over the microbatches.
+
+    As `train.step.make_grad_fn`; the gradients of all parameters are led back to those that are trained.
+    """
+    schedule, choice = schedule_of(config, mesh), trained_part(config)
+    shardings = {of: model_shardings(config, mesh, of=of)[STACK] for of in ("", "gradient")}
 
     def place(tree: Any, of: str) -> Any:
         def constrain(leaf: Array, sharding: NamedSharding) -> Array:
@@ -35,13 +40,19 @@ def make_pipelined_grad_fn(config: Any, mesh: Mesh, model: Transformer, objectiv
 
         return jax.tree.map(constrain, tree, shardings[of])
 
-    def grad_fn(params: Any, microbatches: Any) -> Any:
-        pieces = cut_objective(model, objective, params, unrolled=schedule.splits_backward)
+    def grad_fn(trees: Any, microbatches: Any) -> Any:
+        trained, fixed = trees
+        params, pull_back = jax.vjp(lambda trained: join(choice, trained, fixed.get("base", {})), trained)
+
+        def with_fixed(apply_fn: Callable[..., Any], params: Any, *more: Any) -> Any:
+            return objective(apply_fn, with_teacher(params, fixed), *more)
+
+        pieces = cut_objective(model, with_fixed, params, unrolled=schedule.splits_backward)
         shared = {name: leaf for name, leaf in params.items() if name != STACK}
         (loss, ((weight, sums), aux)), (d_shared, d_stacked) = pipeline_value_and_grad(
             pieces, schedule, shared, params[STACK], microbatches, place=place
         )
-        return (loss, (weight, sums | aux)), {**d_shared, STACK: d_stacked}
+        return (loss, (weight, sums | aux)), pull_back({**d_shared, STACK: d_stacked})[0]
 
     return grad_fn
 

@@ -1,7 +1,5 @@
 """Opening a finished or interrupted run, or an imported model, for the commands that use one."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from etils import epath
@@ -9,54 +7,45 @@ from jax.sharding import Mesh
 
 from parallel import check_platform, make_mesh, start
 
-from .checkpoint import Checkpoints
 from .compose import preflight
+from .distill import without_teacher
 from .runtime import set_up
+from .source import newest, own_config, read_fixed, read_model
 from .state import TrainState, abstract_state, restore_state
 from .workdir import check_restorable
 
 
 def restore_run(config: Any, workdir: epath.Path, mesh: Mesh) -> TrainState:
-    """The newest checkpoint of a run, on a mesh of the caller's choice.
+    """The newest checkpoint of a run, on a mesh of the caller's choice; without a teacher.
 
     Raises:
         ValueError: there is no run or no checkpoint, or the config does not belong to it.
     """
     check_restorable(workdir, config)
+    own = own_config(workdir, config)
     with newest(workdir) as (checkpoints, step):
-        return restore_state(checkpoints, step, abstract_state(config, mesh))
+        own.train.objective = config.train.objective  # the projection to a teacher's width is in the state
+        state = restore_state(checkpoints, step, abstract_state(own, mesh))
+    return state.replace(fixed=read_fixed(without_teacher(own), workdir, mesh))
 
 
 def read_params(config: Any, workdir: epath.Path, mesh: Mesh) -> tuple[Any, int]:
-    """The parameters of the newest checkpoint alone, on a mesh of the caller's choice, and its step.
+    """The parameters of a run's model alone, whole, on a mesh of the caller's choice, and the step they are of.
+
+    They are of the best checkpoint where the run keeps it, and otherwise of the newest.
 
     Raises:
         ValueError: as `restore_run`.
     """
     check_restorable(workdir, config)
-    with newest(workdir) as (checkpoints, step):
-        return checkpoints.restore(step, params=abstract_state(config, mesh).params)["params"], step
-
-
-@contextmanager
-def newest(workdir: epath.Path) -> Iterator[tuple[Checkpoints, int]]:
-    """The checkpoints of a run, to read, and the newest one's step.
-
-    Raises:
-        ValueError: there is none.
-    """
-    checkpoints = Checkpoints(workdir, read_only=True)
-    try:
-        step = checkpoints.latest_step()
-        if step is None:
-            raise ValueError(f"--workdir={workdir} has no checkpoint yet")
-        yield checkpoints, step
-    finally:
-        checkpoints.close()
+    own = own_config(workdir, config)
+    if own.init_from:
+        own.init_from = config.init_from  # which may have moved
+    return read_model(own, workdir, mesh)
 
 
 def restore_params(config: Any, workdir: epath.Path) -> tuple[Any, Mesh, int]:
-    """Parameters of the newest checkpoint on the config's mesh, the mesh, and the step.
+    """Parameters as `read_params` reads them, on the config's mesh, the mesh, and the step.
 
     Raises:
         ValueError: as `restore_run`, or the mesh does not fit the devices at hand.
@@ -65,6 +54,6 @@ def restore_params(config: Any, workdir: epath.Path) -> tuple[Any, Mesh, int]:
     start(config.distributed)
     check_platform(config.platform)
     mesh = make_mesh(config.mesh)
-    preflight(config, mesh)
+    preflight(without_teacher(config), mesh)
     params, step = read_params(config, workdir, mesh)
     return params, mesh, step

@@ -11,10 +11,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from model import Transformer
 from parallel import on_mesh, tree_shardings
+from parallel.sharding import Rules
 
 from .checkpoint import Checkpoints
 from .compose import make_model, rules_of
+from .distill import projection_of, teacher_config
 from .optimizer import make_optimizer
+from .parameters import parameter_name
+from .trainable import BESIDE, add_adapters, check_names, divide, join, trained_part
 
 
 class TrainState(struct.PyTreeNode):
@@ -22,58 +26,117 @@ class TrainState(struct.PyTreeNode):
 
     Attributes:
         step: updates made, int32 scalar; also the position in the data.
-        params: the model's parameters, float32.
+        params: the parameters that are trained, float32: the model's, or some of them, or adapters.
         opt_state: the optimizer's state, moments in float32.
+        fixed: trees that a step reads and does not change, and checkpoints do not hold: "base", the parameters that are
+            not trained, and "teacher", those of a model to learn from; each only if there is one.
     """
 
     step: Array
     params: Any
     opt_state: Any
+    fixed: Any = struct.field(default_factory=dict)
 
 
-def save_state(checkpoints: Checkpoints, step: int, state: TrainState) -> None:
-    """Saves a state such that its parameters can be restored alone.
+def save_state(checkpoints: Checkpoints, step: int, state: TrainState, *, facts: Any = None) -> None:
+    """Saves a state such that the model's parameters can be restored alone; what is fixed is not saved.
+
+    Args:
+        checkpoints: of the run.
+        step: its number.
+        state: the state.
+        facts: what else the checkpoint is to hold, as JSON can say it.
 
     Raises:
         OSError: this save or the one before failed.
     """
-    checkpoints.save(step, params=state.params, training={"step": state.step, "opt_state": state.opt_state})
+    params, training = _parts(state)
+    checkpoints.save(step, facts=facts, params=params, training=training)
 
 
 def restore_state(checkpoints: Checkpoints, step: int, abstract: TrainState) -> TrainState:
-    """What `save_state` saved, as `abstract_state` places it."""
-    training = {"step": abstract.step, "opt_state": abstract.opt_state}
-    items = checkpoints.restore(step, params=abstract.params, training=training)
-    return TrainState(params=items["params"], **items["training"])
+    """What `save_state` saved, as `abstract_state` places it, with nothing in `fixed`."""
+    params, training = _parts(abstract)
+    items = checkpoints.restore(step, params=params, training=training)
+    beside = items["training"].pop("beside", {})
+    return TrainState(params=items["params"] | beside, **items["training"])
+
+
+def _parts(state: TrainState) -> tuple[Any, Any]:
+    """The trained parameters of the model, and all else that training goes on with."""
+    params = {name: leaf for name, leaf in state.params.items() if name != BESIDE}
+    beside = {"beside": {BESIDE: state.params[BESIDE]}} if BESIDE in state.params else {}
+    return params, {"step": state.step, "opt_state": state.opt_state, **beside}
 
 
 def abstract_state(config: Any, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the state, without its values: what a checkpoint is restored into.
 
     Raises:
-        ValueError: a parameter's dim is not divisible by the mesh axes it is divided over.
+        ValueError: a parameter's dim is not divisible by the mesh axes it is divided over, or
+            `config.train.parameters` does not fit the model's.
     """
+    check_names(config, parameter_shapes(config))
     state = jax.eval_shape(lambda: _init(config, 0))
-    moments = param_shardings(config, mesh, of="moment")
+    base = jax.eval_shape(lambda: _init_trees(config, 0)[1])
     shardings = TrainState(
         step=NamedSharding(mesh, PartitionSpec()),  # pyright: ignore[reportArgumentType]
         params=param_shardings(config, mesh),
-        opt_state=_shardings_like_params(state.opt_state, state.params, moments, mesh),
+        opt_state=_shardings_like_params(
+            state.opt_state, state.params, param_shardings(config, mesh, of="moment"), mesh
+        ),
+        fixed={"base": tree_shardings(base, mesh, rules_of(config))} if state.fixed else {},
     )
+    state = _abstract(state, shardings)
+    teacher = teacher_config(config)
+    if teacher is not None:
+        state.fixed["teacher"] = abstract_params(teacher, mesh, rules_of(config))
+    return state
+
+
+def abstract_params(config: Any, mesh: Mesh, rules: Rules) -> Any:
+    """As `abstract_state`, of all parameters of a config's model."""
+    params = jax.eval_shape(lambda: _init_params(config, 0))
+    return _abstract(nn.unbox(params), tree_shardings(params, mesh, rules))
+
+
+def abstract_trained(config: Any, mesh: Mesh) -> Any:
+    """As `abstract_state`, of the trained parameters of the model alone, as checkpoints hold them."""
+    params = jax.eval_shape(lambda: nn.unbox(_init_trees(config, 0)[0]))
+    params = _abstract(params, param_shardings(config, mesh))
+    return {name: leaf for name, leaf in params.items() if name != BESIDE}
+
+
+def parameter_shapes(config: Any) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all parameters of a config's model."""
+    params = nn.unbox(jax.eval_shape(lambda: _init_params(config, 0)))
+    return {parameter_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+
+def _abstract(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        state,
-        shardings,
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree, shardings
     )
 
 
 def param_shardings(config: Any, mesh: Mesh, *, of: str = "") -> Any:
-    """Where each parameter lives, or its "gradient" or "moment" if `of` says so.
+    """Where each trained parameter lives, or its "gradient" or "moment" if `of` says so.
 
     Raises:
         ValueError: a parameter's dim is not divisible by the mesh axes it is divided over.
     """
+    return tree_shardings(jax.eval_shape(lambda: _init_trees(config, 0)[0]), mesh, rules_of(config), of=of)
+
+
+def model_shardings(config: Any, mesh: Mesh, *, of: str = "") -> Any:
+    """As `param_shardings`, of all parameters of the model."""
     return tree_shardings(jax.eval_shape(lambda: _init_params(config, 0)), mesh, rules_of(config), of=of)
+
+
+def model_params(config: Any, state: TrainState) -> Any:
+    """All parameters of the model, trained or not, with its adapters added to what they adapt."""
+    params = join(trained_part(config), state.params, state.fixed.get("base", {}))
+    return {name: leaf for name, leaf in params.items() if name != BESIDE}
 
 
 def init_state(config: Any, mesh: Mesh, *, seed: int | None = None) -> TrainState:
@@ -85,7 +148,7 @@ def init_state(config: Any, mesh: Mesh, *, seed: int | None = None) -> TrainStat
         seed: of the parameters; None takes `config.seed`.
 
     Returns:
-        The state at step 0.
+        The state at step 0; without a teacher, which `train.initial.first_state` reads.
 
     Raises:
         ValueError: the config is wrong, or does not fit the mesh.
@@ -93,13 +156,22 @@ def init_state(config: Any, mesh: Mesh, *, seed: int | None = None) -> TrainStat
     Example:
         state = init_state(config, make_mesh(config.mesh))
     """
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
+    abstract = abstract_state(config, mesh)
+    abstract.fixed.pop("teacher", None)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     init = jax.jit(lambda seed: _init(config, seed), out_shardings=shardings)
     return on_mesh(init, mesh, rules_of(config))(config.seed if seed is None else seed)
 
 
+def init_base(config: Any, mesh: Mesh) -> Any:
+    """The parameters of `init_state` that are not trained."""
+    shardings = tree_shardings(jax.eval_shape(lambda: _init_trees(config, 0)[1]), mesh, rules_of(config))
+    init = jax.jit(lambda seed: nn.unbox(_init_trees(config, seed)[1]), out_shardings=shardings)
+    return on_mesh(init, mesh, rules_of(config))(config.seed)
+
+
 def _init_params(config: Any, seed: int | Array) -> Any:
-    """Parameters, boxed with their logical axes."""
+    """Parameters of the model, boxed with their logical axes."""
     # With the plain attention and stack: those for a mesh could not divide one token, and parameters are the same.
     model = Transformer(make_model(config).config)
     image = model.config.choice("image")
@@ -107,9 +179,19 @@ def _init_params(config: Any, seed: int | Array) -> Any:
     return model.init(jax.random.key(seed), jnp.zeros(shape, jnp.float32 if image.kind else jnp.int32))["params"]
 
 
+def _init_trees(config: Any, seed: int | Array) -> tuple[Any, Any]:
+    """What is trained and what is not, boxed."""
+    choice, key = trained_part(config), jax.random.key(seed)
+    trained, base = divide(choice, _init_params(config, seed) | projection_of(config, key))
+    return add_adapters(choice, trained, base, key), base
+
+
 def _init(config: Any, seed: int | Array) -> TrainState:
-    params = nn.unbox(_init_params(config, seed))
-    return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=make_optimizer(config).init(params))
+    params, base = nn.unbox(_init_trees(config, seed))
+    opt_state = make_optimizer(config).init(params)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32), params=params, opt_state=opt_state, fixed={"base": base} if base else {}
+    )
 
 
 def _shardings_like_params(opt_state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:

@@ -13,11 +13,13 @@ from model import Transformer
 from parallel import divides_parameters, on_mesh, sum_over_replicas
 
 from .compose import make_model, num_microbatches, rules_of
+from .distill import with_teacher
 from .objective import Objective, make_objective, with_aux
 from .optimizer import gradient_norm, make_optimizer
 from .pipelined import make_pipelined_grad_fn
 from .schedule import make_schedule
 from .state import TrainState, abstract_state, param_shardings
+from .trainable import join, trained_part
 
 Step = Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Array]]]
 
@@ -66,7 +68,8 @@ def make_train_step(config: Any, mesh: Mesh, *, on_trace: Callable[[], None] = l
         if has_dropout:
             key = jax.random.fold_in(jax.random.key(seed), state.step)
             keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch["inputs"].shape[0]))
-        (loss, (weight, sums)), grads = sum_grads(state.params, split_rows((batch, keys_B), count))
+        trees = (state.params, state.fixed)
+        (loss, (weight, sums)), grads = sum_grads(trees, split_rows((batch, keys_B), count))
         denominator = jnp.where(weight > 0, weight, 1.0)
         grads = jax.tree.map(lambda grad: grad / denominator, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -78,7 +81,7 @@ def make_train_step(config: Any, mesh: Mesh, *, on_trace: Callable[[], None] = l
             "weight": weight,
         }
         params = optax.apply_updates(state.params, updates)
-        return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
+        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
     jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
@@ -86,28 +89,32 @@ def make_train_step(config: Any, mesh: Mesh, *, on_trace: Callable[[], None] = l
 
 
 def make_grad_fn(config: Any, mesh: Mesh, model: Transformer, objective: Objective) -> Callable[..., Any]:
-    """The function (params, microbatches) -> ((loss, (weight, sums)), gradients), summed over the microbatches."""
-    specs = jax.tree.map(lambda sharding: sharding.spec, param_shardings(config, mesh, of="gradient"))
-    objective = with_aux(objective)
+    """The function (trees, microbatches) -> ((loss, (weight, sums)), gradients), summed over the microbatches.
 
-    def loss_fn(params: Any, batch: dict[str, Array], keys_B: Array | None) -> Any:
+    Its trees are the trained parameters, which the gradients are of, and what is fixed (`TrainState`).
+    """
+    specs = jax.tree.map(lambda sharding: sharding.spec, param_shardings(config, mesh, of="gradient"))
+    objective, choice = with_aux(objective), trained_part(config)
+
+    def loss_fn(params: Any, fixed: Any, batch: dict[str, Array], keys_B: Array | None) -> Any:
         with jax.numpy_dtype_promotion("strict"):  # no hidden casts; Optax, outside, has some
+            params = with_teacher(join(choice, params, fixed.get("base", {})), fixed)
             loss, weight, sums = objective(model.apply, params, batch, keys_B)
         return loss, (weight, sums)
 
-    def grad_fn(params: Any, microbatch: Any) -> Any:
-        result, grads = jax.value_and_grad(loss_fn, has_aux=True)(params, *microbatch)
+    def grad_fn(trees: Any, microbatch: Any) -> Any:
+        result, grads = jax.value_and_grad(loss_fn, has_aux=True)(*trees, *microbatch)
         return result, jax.lax.with_sharding_constraint(grads, specs)
 
-    def sum_grads(params: Any, microbatches: Any) -> Any:
+    def sum_grads(trees: Any, microbatches: Any) -> Any:
         first = jax.tree.map(lambda x: x[0], microbatches)
         if jax.tree.leaves(microbatches)[0].shape[0] == 1:
-            return grad_fn(params, first)
+            return grad_fn(trees, first)
 
         def body(sums: Any, microbatch: Any) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, sums, grad_fn(params, microbatch)), None
+            return jax.tree.map(jnp.add, sums, grad_fn(trees, microbatch)), None
 
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(grad_fn, params, first))
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(grad_fn, trees, first))
         return jax.lax.scan(body, zeros, microbatches)[0]
 
     return sum_grads

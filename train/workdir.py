@@ -6,6 +6,7 @@ corpus.json      hashes of the data, to know it again, and the figures of gzip a
 metrics.jsonl    one object a line, see train/metrics.py
 tensorboard/     the same curves
 checkpoints/     see train/checkpoint.py
+fixed.json       of a run that trains a part of its parameters, or has a teacher: see train/source.py
 
 A model that train.convert imported has the first two, checkpoints/, and
 imported.json    where it comes from
@@ -33,7 +34,7 @@ _FREE = {f"model.{field}" for field in FREE_OF_MODEL} | {
     f"data.{field}" for field in ("dir", "read_threads", "prefetch")
 }
 _SHAPES = ("data.vocab_size",)  # with `model` and `optimizer`: what the shapes of the state follow from
-_FIXED = ("model.", "data.", "seed", "optimizer.name", "train.objective", "init_from")
+_FIXED = ("model.", "data.", "seed", "optimizer.name", "train.objective", "train.parameters", "init_from")
 
 
 def config_difference(old: Any, new: Any) -> tuple[dict[str, tuple[Any, Any]], dict[str, tuple[Any, Any]]]:

@@ -4,21 +4,30 @@ import re
 from collections.abc import Callable
 
 from ..options import Chosen, choose
+from .arrow import hf_disk, parquet
+from .demo import demo
 from .files import Files as Files
 from .files import find_files as find_files
 from .jsonl import jsonl
+from .records import array_record, tfds
+from .separated import csv, tsv
 from .source import Broken as Broken
 from .source import Example as Example
 from .source import Source as Source
 from .source import with_options_of_all
 from .text import stdlib, text
-from .tfds import tfds
 
 SOURCES: dict[str, Callable[..., Source]] = {
     "stdlib": stdlib,
     "text": text,
     "jsonl": jsonl,
+    "csv": csv,
+    "tsv": tsv,
+    "parquet": parquet,
+    "hf_disk": hf_disk,
+    "array_record": array_record,
     "tfds": tfds,
+    "demo": demo,
 }
 
 

@@ -4,12 +4,14 @@ import contextlib
 import dataclasses
 import gzip
 import hashlib
+import io
 import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
+from .extra import from_extra
 from .source import Broken
 
 
@@ -62,18 +64,27 @@ UNREADABLE = (OSError, EOFError, zlib.error)
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
     """The bytes of a file, without the compression that its ending names; errors in them are `UNREADABLE`."""
-    with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
-        yield file  # pyright: ignore[reportReturnType]
+    with _open(path) as file:
+        yield file
+
+
+def _open(path: Path) -> BinaryIO:
+    if path.suffix == ".gz":
+        return cast(BinaryIO, gzip.open(path, "rb"))
+    if path.suffix == ".zst":
+        pyarrow = from_extra("pyarrow", f"{path}, a Zstandard file,")
+        return cast(BinaryIO, io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd")))
+    return open(path, "rb")
 
 
 def read_lines(files: Files) -> Iterator[tuple[str, bytes] | Broken]:
     """Yields (name, line) of each line that is not empty; a file that breaks off ends with a `Broken`."""
     for path in files.paths:
-        number = 0
+        name, number = files.name(path), 0
         try:
             with opened(path) as lines:
                 for number, line in enumerate(lines, 1):
                     if line.strip():
-                        yield f"{files.name(path)}:{number}", line
+                        yield f"{name}:{number}", line
         except UNREADABLE as error:
-            yield Broken(f"{files.name(path)}:{number + 1}", f"cannot be read: {error}")
+            yield Broken(f"{name}:{number + 1}", f"cannot be read: {error}")

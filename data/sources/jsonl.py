@@ -13,16 +13,17 @@ def jsonl(*, path: str, pattern: str = "**/*.jsonl*") -> Source:
 
     def examples() -> Iterator[Example | Broken]:
         for line in read_lines(files):
-            yield line if isinstance(line, Broken) else _parse(*line)
+            yield line if isinstance(line, Broken) else parse_object(*line)
 
     return Source(files.identity, examples)
 
 
-def _parse(name: str, line: bytes) -> Example | Broken:
+def parse_object(name: str, line: bytes) -> Example | Broken:
+    """The example that a JSON object is."""
     try:
         record = json.loads(line.decode("utf-8-sig", "surrogatepass"))
     except UnicodeDecodeError as error:
-        return Broken(name, f"not UTF-8 (byte {error.start} of the line)")
+        return Broken(name, f"not UTF-8 (byte {error.start} of the object)")
     except (ValueError, RecursionError) as error:
         return Broken(name, f"not a JSON object ({error})")
     return Example(name, record) if isinstance(record, dict) else Broken(name, "not a JSON object")

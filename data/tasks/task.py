@@ -37,6 +37,14 @@ class Rows(Protocol):
         ...
 
 
+class BatchedRows(Rows, Protocol):
+    """Rows that leave nothing to chance and are faster to make many at once."""
+
+    def get_batch(self, indices: Sequence[int]) -> Batch:
+        """What stacking `get` of each would give."""
+        ...
+
+
 class Scored(Rows, Protocol):
     """Rows of an evaluation for which a model predicts something that is held against the examples."""
 

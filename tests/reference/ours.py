@@ -17,7 +17,7 @@ import optax
 from safetensors.numpy import load_file
 
 from configs import base
-from model import Transformer, TransformerConfig, generate
+from model import GREEDY, Transformer, TransformerConfig, generate
 from tests.reference.weights import INPUTS, NUM_GENERATED, generator
 from train.exchange import Source, import_tensors, open_source
 from train.export import export_tensors
@@ -90,7 +90,7 @@ def continue_greedily(imported: Imported, prompts: np.ndarray) -> np.ndarray:
 @functools.partial(jit, static_argnums=0)
 def _continue(model: Transformer, params: Any, prompts: Any, memory: dict[str, Any]) -> Any:
     lengths, key = jnp.full(prompts.shape[0], prompts.shape[1], jnp.int32), jax.random.key(0)
-    return generate(model, params, prompts, lengths, key, max_tokens=NUM_GENERATED, temperature=0.0, **memory)
+    return generate(model, params, prompts, lengths, key, max_tokens=NUM_GENERATED, sampling=GREEDY, **memory)
 
 
 @functools.partial(jit, static_argnums=(0, 1))

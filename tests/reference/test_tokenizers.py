@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from data import load_tokenizer
+from data import Tokenizer, load_tokenizer
 from data.tokenizer import train_tokenizer
 from data.tokenizer_export import save_pretrained_tokenizer
 
@@ -22,6 +22,12 @@ def read(directory: Path) -> Any:
     return transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
 
 
+def framed(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Ids of a text, with what stands around it by default."""
+    before, after = tokenizer.framing
+    return [*before, *tokenizer.encode(text), *after]
+
+
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 def test_a_tokenizer_that_was_trained_here_has_the_same_ids_there(kind: str, tmp_path: Path):
     ours = train_tokenizer(TEXTS, kind=kind, vocab_size=300)
@@ -34,7 +40,7 @@ def test_a_tokenizer_that_was_trained_here_has_the_same_ids_there(kind: str, tmp
     for them in (theirs, read(tmp_path / "twice")):
         for text in texts:
             ids = ours.encode(text)
-            assert them(text)["input_ids"] == [1, *ids]
+            assert them(text)["input_ids"] == [1, *ids] == framed(ours, text)
             assert them(text, add_special_tokens=False)["input_ids"] == ids
             assert them.decode([1, *ids, 2], skip_special_tokens=True) == text
 
@@ -47,11 +53,13 @@ def test_a_tokenizer_json_has_the_same_ids_there(make: Any, beside: dict[str, An
     theirs = read(tmp_path / "saved")
     assert len(theirs) == ours.vocab_size
     for text in NASTY + SENTENCES:
-        options = {"add_special_tokens": False, "truncation": False, "split_special_tokens": True}
-        assert theirs(text, **options)["input_ids"] == ours.encode(text)
+        options = {"truncation": False, "split_special_tokens": True}
+        assert theirs(text, **options, add_special_tokens=False)["input_ids"] == ours.encode(text)
+        assert theirs(text, **options)["input_ids"] == framed(ours, text)
 
 
-def test_llamas_kind_of_model_has_the_same_ids_there(tmp_path: Path):
+@pytest.mark.parametrize("flags", [{}, {"add_bos_token": True}, {"add_bos_token": False, "add_eos_token": True}])
+def test_llamas_kind_of_model_has_the_same_ids_there(flags: dict[str, bool], tmp_path: Path):
     model = sentence_piece(
         model_type="bpe",
         vocab_size=400,
@@ -60,11 +68,12 @@ def test_llamas_kind_of_model_has_the_same_ids_there(tmp_path: Path):
         remove_extra_whitespaces=False,
     )
     config = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    ours = load_tokenizer(write(tmp_path / "given", model, tokenizer_config=config))
+    ours = load_tokenizer(write(tmp_path / "given", model, tokenizer_config=config | flags))
     save_pretrained_tokenizer(ours, tmp_path / "saved")
     theirs = read(tmp_path / "saved")
     for text in SENTENCES:
         assert theirs(text, add_special_tokens=False)["input_ids"] == ours.encode(text)
+        assert theirs(text)["input_ids"] == framed(ours, text)
 
 
 def test_t5s_kind_of_model_has_the_same_ids_there(tmp_path: Path):
@@ -76,3 +85,4 @@ def test_t5s_kind_of_model_has_the_same_ids_there(tmp_path: Path):
     assert len(theirs) == ours.vocab_size
     for text in SENTENCES:
         assert theirs(text, add_special_tokens=False)["input_ids"] == ours.encode(text)
+        assert theirs(text)["input_ids"] == framed(ours, text)

@@ -1,4 +1,4 @@
-"""Datasets of TFDS."""
+"""Files of ArrayRecord, and the datasets of TFDS that are made of them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,7 +6,43 @@ from typing import Any
 
 import numpy as np
 
-from .source import Example, Source
+from .files import find_files
+from .jsonl import parse_object
+from .source import Broken, Example, Source
+
+_RECORDS = 256  # read at a time
+
+
+def array_record(*, path: str, pattern: str = "**/*.array_record*", format: str = "json") -> Source:
+    """Each record of ArrayRecord files.
+
+    Args:
+        path: a folder or a file.
+        pattern: which files of the folder.
+        format: of a record: "json", an object whose keys are the columns, or "text".
+    """
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    if format not in ("json", "text"):
+        raise ValueError(f"format={format!r} is not known; use json or text")
+    files = find_files(path, pattern)
+
+    def examples() -> Iterator[Example | Broken]:
+        for file in files.paths:
+            row, of = 0, files.name(file)
+            try:
+                reader = ArrayRecordReader(str(file))
+                if not reader.ok():
+                    raise ValueError("it is no ArrayRecord file, or only a part of one")
+                while row < reader.num_records():
+                    for record in reader.read(row, min(row + _RECORDS, reader.num_records())):
+                        name = f"{of}:{row}"
+                        yield parse_object(name, record) if format == "json" else Example(name, {"text": record})
+                        row += 1
+            except (RuntimeError, ValueError, IndexError, OSError) as error:  # it has no kind of its own
+                yield Broken(f"{of}:{row}", f"cannot be read: {error}")
+
+    return Source(f"{files.identity} {format}", examples)
 
 
 def tfds(*, name: str, path: str, split: str = "train") -> Source:
