@@ -1,8 +1,9 @@
 """All benchmarks, one after the other: `make bench`."""
 
-from tests.bench import baselines, collectives, equivalence
+from tests.bench import baselines, collectives, equivalence, loader
 
 if __name__ == "__main__":
     equivalence.main()
     collectives.main()
     baselines.main([])
+    loader.main()
