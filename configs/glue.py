@@ -25,6 +25,8 @@ TASKS = {
     "wnli": ("sentence1:text/sentence2:text_b", 2, 635, "validation"),
 }
 
+METRICS = {"cola": "matthews", "mrpc": "accuracy/binary_f1", "qqp": "accuracy/binary_f1"}  # others: accuracy and F1
+
 
 def get_config(task: str = "cola") -> ConfigDict:
     """The config of one task."""
@@ -33,6 +35,8 @@ def get_config(task: str = "cola") -> ConfigDict:
     config = fine_tuning(f"glue/{task}", *TASKS[task])
     if task == "stsb":
         config.data.task = "regression"
+    elif task in METRICS:
+        config.data.task = f"classification,metrics={METRICS[task]}"
     return config
 
 
