@@ -4,19 +4,23 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data import Tokenizer
+from data import DataConfig, Tokenizer, make_task
+from data.chat import chat_prompt
 
 from .samples import Writer, check_lengths, check_prompts, reach, reads_apart
 
 Message = Mapping[str, str]  # "role", which is "user" or "assistant", and "content"
 
 
-def conversation_tokens(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+def conversation_tokens(config: Any, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
     """A conversation as token ids that the model continues with its answer.
 
-    The model knows texts, not speakers: it continues the user's line, and a line's end follows what it wrote. This is
-    the place for the template of a model that was tuned on chats.
+    One that was tuned on chats sees them in their form. Any other knows texts, not speakers: it continues the user's
+    line, and a line's end follows what it wrote.
     """
+    task: Any = make_task(DataConfig.of(config.data))
+    if getattr(task, "form", "plain") != "plain":
+        return chat_prompt(tokenizer, messages)
     text = "".join(m["content"] + ("\n" if m["role"] == "assistant" else "") for m in messages)
     return [tokenizer.bos_id, *tokenizer.encode(text)]
 
@@ -30,7 +34,7 @@ def fitting(config: Any, tokenizer: Tokenizer, messages: Sequence[Message]) -> t
     if reads_apart(config):  # it has no text so far to go on with
         return check_prompts(config, tokenizer, [messages[-1]["content"]])[0], 0
     limit, dropped = reach(config) - config.sample.max_tokens, 0
-    while len(ids := conversation_tokens(tokenizer, messages[2 * dropped :])) > limit:
+    while len(ids := conversation_tokens(config, tokenizer, messages[2 * dropped :])) > limit:
         if 2 * dropped + 1 >= len(messages):
             key = "model.max_length" if config.model.max_length else "data.seq_len"
             raise ValueError(
