@@ -23,7 +23,7 @@ from .interrupt import Interrupt
 from .metrics import Recorder, peak_flops
 from .objective import check_objective
 from .runtime import set_up
-from .samples import check_prompts, continue_prompts
+from .samples import check_prompts, continue_prompts, reads_apart
 from .state import TrainState, abstract_state, restore_state, save_state
 from .step import make_train_step
 from .workdir import check_equal_corpora, check_same_corpus, check_space, check_workdir, write_run
@@ -205,7 +205,7 @@ def _report(config: Any, state: TrainState, mesh: Mesh, corpus: Corpus, values: 
     compressed = corpus.metadata["compressed_bits_per_byte"]
     print("".join(f"   {name} {value:.4f}" for name, value in compressed.items()))
     for prompt, text in zip(config.sample.prompts, samples, strict=True):
-        print(f"\n--- {prompt!r}\n{prompt}{text}")
+        print(f"\n--- {prompt!r}\n{'' if reads_apart(config) else prompt}{text}")
 
 
 def _log(line: str) -> None:
