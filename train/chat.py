@@ -1,5 +1,6 @@
 """A conversation in the terminal."""
 
+import contextlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -57,6 +58,11 @@ def converse(config: Any, tokenizer: Tokenizer, write: Writer) -> None:
         write: the model.
     """
     _note("Ctrl-C ends an answer, /reset forgets what was said, Ctrl-D ends.")
+    with contextlib.suppress(KeyboardInterrupt):  # wherever no answer is being written
+        _converse(config, tokenizer, write)
+
+
+def _converse(config: Any, tokenizer: Tokenizer, write: Writer) -> None:
     messages: list[Message] = []
     while (line := _read_line()) is not None:
         if line == "/reset":
@@ -84,8 +90,7 @@ def _read_line() -> str | None:
             return input("> ")
         line = sys.stdin.readline()
         return line.rstrip("\n") if line else None
-    except (EOFError, KeyboardInterrupt):
-        print()
+    except EOFError:
         return None
 
 

@@ -24,7 +24,7 @@ from .initial import adopt, first_state, fresh_parameters
 from .interrupt import Interrupt
 from .metrics import Recorder, peak_flops
 from .runtime import set_up
-from .samples import check_prompts, continue_prompts
+from .samples import check_prompts, continue_prompts, reads_apart
 from .source import read_fixed
 from .state import TrainState, abstract_state, abstract_trained, model_params, restore_state, save_state
 from .step import make_train_step
@@ -238,7 +238,7 @@ def _report(config: Any, params: Any, mesh: Mesh, corpus: Corpus, values: dict[s
         figures = {"bits per byte": values["bits_per_byte"]} | corpus.metadata["compressed_bits_per_byte"]
         print("   ".join(f"{name} {value:.4f}" for name, value in figures.items()))
     for prompt, text in zip(config.sample.prompts, samples, strict=True):
-        print(f"\n--- {prompt!r}\n{prompt}{text}")
+        print(f"\n--- {prompt!r}\n{'' if reads_apart(config) else prompt}{text}")
 
 
 def _log(line: str) -> None:
