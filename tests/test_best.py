@@ -144,9 +144,7 @@ def test_the_last_step_is_chosen_from_too(corpus_directory: Path, tmp_path: Path
 
 def test_an_unknown_metric_is_an_error_before_the_first_step(config: ConfigDict, tmp_path: Path):
     config.train.update(best="accuracy", eval_every=2)
-    with pytest.raises(
-        ValueError, match=r"config.train.best='accuracy' is no metric here; use one of loss, p"
-    ):
+    with pytest.raises(ValueError, match=r"config.train.best='accuracy' is no metric here; use one of loss, p"):
         fit(config, tmp_path)
     assert kept(tmp_path) == set()
 

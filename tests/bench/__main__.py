@@ -1,7 +1,8 @@
 """All benchmarks, one after the other: `make bench`."""
 
-from tests.bench import collectives, equivalence
+from tests.bench import collectives, distillation, equivalence
 
 if __name__ == "__main__":
     equivalence.main()
     collectives.main()
+    distillation.main()
