@@ -1,6 +1,7 @@
 """Text from a trained model: `python -m train.generate --workdir runs/tiny --prompt "def "`."""
 
 import sys
+from typing import Any
 
 import jax
 
@@ -18,11 +19,8 @@ def main(argv: list[str]) -> None:
     """The command."""
     options = {"workdir": (None, "the run's directory"), "prompt": (None, "the text to continue")}
     arguments = read_command_line(argv, "train.generate", __doc__ or "", options=options, config_from_workdir=True)
-    config, workdir, prompt = (
-        arguments.config,
-        arguments.flags["workdir"],
-        arguments.flags["prompt"],
-    )
+    config: Any = arguments.config
+    workdir, prompt = arguments.flags["workdir"], arguments.flags["prompt"]
     check_sampling(config)
     check_objective(config)
     params, mesh, step = restore_params(config, workdir)
