@@ -1,8 +1,9 @@
 """All benchmarks, one after the other: `make bench`."""
 
-from tests.bench import baselines, collectives, equivalence
+from tests.bench import baselines, collectives, distillation, equivalence
 
 if __name__ == "__main__":
     equivalence.main()
     collectives.main()
     baselines.main([])
+    distillation.main()
