@@ -16,7 +16,7 @@ import train.loop
 from tests.helpers import command
 from train import fit
 from train.__main__ import main
-from train.workdir import corpus_facts
+from train.workdir import config_difference, corpus_facts
 
 ROOT = Path(__file__).parents[1]
 
@@ -187,6 +187,21 @@ def test_what_may_change_between_starts_is_shown(config: ConfigDict, tmp_path: P
     config.train.steps = 3
     fit(config, tmp_path / "run")
     assert "Changed since the last start: config.train.steps: 10 -> 3" in capfd.readouterr().err
+
+
+def test_a_source_may_move_but_its_shares_may_not_change():
+    """Whether what lies there is the same, the hashes of its tokens tell."""
+    old, new = ({"data": {"source": source, "valid_source": ""}} for source in ("text,path=a + stdlib", ""))
+    for source, fixed in (
+        ("text,path=b,pattern=*.md + stdlib", []),
+        ("jsonl,path=b,weight=1 + text,path=c", []),
+        ("text,path=a,weight=2 + stdlib", ["data.source"]),
+        ("text,path=a,epochs=1 + stdlib", ["data.source"]),
+        ("text,path=a", ["data.source"]),
+        ("", ["data.source"]),
+    ):
+        new["data"]["source"] = source
+        assert list(config_difference(old, new)[0]) == fixed
 
 
 @pytest.mark.usefixtures("nothing_compiles")

@@ -447,3 +447,56 @@ print("tensorflow" in sys.modules)
 """
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.splitlines() == ["(2, 16) (2, 16)", "False"]
+
+
+@pytest.fixture
+def labelled(tmp_path: Path, data: Any) -> Any:
+    """Settings for a table of labelled texts, four of whose rows are repetitions."""
+    rows = [f"{some_text(i % 26, 1).strip()!r},{i % 2},{i}" for i in range(30)]
+    (tmp_path / "table.csv").write_text("\n".join(["review,label,id", *rows]).replace("'", '"') + "\n")
+    data.update(source=f"csv,path={tmp_path / 'table.csv'},rename=review:text", task="classification")
+    return data
+
+
+def test_labelled_examples_are_stored_as_the_columns_of_their_task(labelled: Any):
+    corpus = prepare(labelled, log=quiet)
+    records = [record for split in ("train", "valid") for record in corpus.records(split)]
+    assert all(sorted(record) == ["label", "name", "text"] for record in records)
+    assert {record["text"]: record["label"] for record in records} == {
+        some_text(i, 1).strip(): str(i % 2) for i in range(26)
+    }
+    assert corpus.metadata["left_out"]["exact repetition"] == {
+        "count": 4,
+        "share": 0.133333,
+        "first": corpus.metadata["left_out"]["exact repetition"]["first"],
+    }
+    assert corpus.metadata["labels"] == ["0", "1"]
+    assert next(make_batches(labelled))["inputs"].shape == (2, 16)
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ('{"text": "a"}', "no column 'label'; there are text"),
+        ('{"text": 3, "label": "a"}', "column 'text' is int, not str"),
+        ('{"text": "a", "label": null}', "column 'label' is NoneType, not str or int"),
+        ('{"text": "a", "label": ["b"]}', "column 'label' is list, not str or int"),
+        ('{"text": "\\ud800", "label": 1}', "column 'text' is not UTF-8"),
+    ],
+)
+def test_a_column_that_the_task_cannot_take_is_named(row: str, says: str, data: Any, tmp_path: Path):
+    (tmp_path / "rows.jsonl").write_text(row)
+    data.update(source=f"jsonl,path={tmp_path / 'rows.jsonl'}", task="classification")
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        prepare(data, log=quiet)
+    assert str(error.value).splitlines()[1:] == [f"  rows.jsonl:1: {says}"]
+
+
+def test_numbers_of_a_table_are_numbers_where_a_task_takes_no_text(tmp_path: Path, data: Any):
+    (tmp_path / "table.tsv").write_text("".join(f"{some_text(i, 1).strip()}\t{i / 4}\n" for i in range(30)) + "a\tb\n")
+    data.update(source=f"tsv,path={tmp_path / 'table.tsv'},columns=text:label", task="regression", max_bad_records=0.1)
+    corpus = prepare(data, log=quiet)
+    labels = [record["label"] for split in ("train", "valid") for record in corpus.records(split)]
+    assert sorted(labels) == [i / 4 for i in range(30)]
+    (bad,) = corpus.metadata["left_out"]["unreadable"]["first"]
+    assert bad == "table.tsv:31: column 'label' is str, not float or int"

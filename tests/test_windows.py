@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import grain
 import numpy as np
 import pytest
 
@@ -130,6 +131,24 @@ def test_windows_equal_a_plain_loop_over_the_documents(packing: bool, seq_len: i
         assert packing or windows[i]["weights"].any()
     assert {token for token, times in targets.items() if times} == set(document_of) - firsts
     assert max(targets.values()) == 1
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_a_batch_of_windows_is_its_windows_stacked(packing: bool, tmp_path: Path):
+    windows = handmade_windows(tmp_path, [5, 3, 2, 9, 2, 30, 4, 7], seq_len=8, packing=packing)
+    indices = [*reversed(range(len(windows))), 0, 0, len(windows) - 1]
+    batch = windows.get_batch(indices)
+    for name, array in batch.items():
+        np.testing.assert_array_equal(array, np.stack([windows[i][name] for i in indices]), strict=True)
+
+
+def test_the_order_is_grains_shuffle_of_all_rows_again_and_again(config: Any, corpus: Corpus):
+    windows = packed_rows(corpus, "train", 32)
+    seed = int(hashlib.sha256(b"5").hexdigest()[:8], 16)
+    order = grain.MapDataset.source(range(len(windows))).shuffle(seed=seed).repeat(None)
+    rows = rows_of(take(config, 40, seed=5))
+    assert len(rows) > 3 * len(windows)
+    assert rows == [windows[order[place]] for place in range(len(rows))]
 
 
 @pytest.mark.parametrize("packing", [True, False])

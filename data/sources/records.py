@@ -65,6 +65,8 @@ def tfds(*, name: str, path: str, split: str = "train") -> Source:
     info = builder.info
     if info.splits and split not in info.splits:
         raise ValueError(f"split={split!r} is not in name={name!r}; use one of {', '.join(info.splits)}")
+    if info.splits and info.file_format.value != "array_record":  # TFDS loses the last rows of parquet
+        raise explain(ValueError(f"it was prepared as {info.file_format.value}"))
     try:
         records = builder.as_data_source(split=split)
     except Exception as error:

@@ -4,21 +4,23 @@ import datetime
 import importlib.metadata
 import json
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
 
 
-def save(name: str, rows: Any, page: str) -> None:
+def save(name: str, rows: Any, page: str, *, packages: Sequence[str] = ("jax", "jaxlib", "flax", "optax")) -> None:
     """Writes tests/bench/results/NAME.json and docs/NAME.md, and prints the page.
 
     Args:
         name: of the benchmark.
         rows: its raw figures.
         page: the text of the page, without date and versions.
+        packages: whose versions count.
     """
-    versions = {package: importlib.metadata.version(package) for package in ("jax", "jaxlib", "flax", "optax")}
+    versions = {package: importlib.metadata.version(package) for package in packages}
     date = datetime.date.today().isoformat()
     result = {"date": date, "versions": versions, "python": platform.python_version(), "rows": rows}
     (ROOT / "tests" / "bench" / "results").mkdir(exist_ok=True)
