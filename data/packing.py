@@ -1,14 +1,14 @@
 """Several short examples in one row: which go together.
 
 Best-fit decreasing on the numbers of tokens, as arXiv:2107.02027 packs sentence pairs: the longest example first, each
-into the row that it leaves the least room in. It depends on the lengths alone, so all processes pack alike.
+into the row with the least room that is enough. With an encoder's part an example needs the larger of its two shares of
+a row, and a row has the lesser of its two rooms: what goes together then fits on both sides. All of it depends on the
+lengths alone, so all processes pack alike.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
-
-_TRIED = 8  # rows with the same room in the first dim that are looked at for room in the second
 
 
 def pack(lengths: np.ndarray, sizes: Sequence[int]) -> list[list[int]]:
@@ -25,37 +25,37 @@ def pack(lengths: np.ndarray, sizes: Sequence[int]) -> list[list[int]]:
         pack(np.array([[5], [3], [4], [2]]), [8])  # [[0, 1], [2, 3]]
     """
     lengths = np.minimum(np.asarray(lengths, np.int64), sizes)
-    filled = (lengths / sizes).max(axis=1)
-    rows: list[list[int]] = []
-    rooms: list[tuple[int, ...]] = []
-    shelves: list[list[int]] = [[] for _ in range(int(sizes[0]) + 1)]  # rows by the room they have in the first dim
-    stocked = 0  # a bit for each shelf that is not empty: the lowest one that is high enough is the best fit
-    for example in np.argsort(-filled, kind="stable").tolist():
-        needs = lengths[example].tolist()
-        row = _find(needs, rooms, shelves, stocked)
-        if row < 0:
-            row = len(rows)
+    scale = max(sizes)
+    shares = -(-lengths * scale // np.asarray(sizes))  # of a row of `scale`, rounded up
+    order = np.argsort(-shares.max(axis=1), kind="stable")
+    shelves, rows = _Shelves(scale), []
+    for example, needs in zip(order.tolist(), shares[order].tolist(), strict=True):
+        row, rooms = shelves.take(max(needs)) or (len(rows), [scale] * len(needs))
+        if row == len(rows):
             rows.append([])
-            rooms.append(tuple(int(size) for size in sizes))
-        else:
-            shelf = shelves[rooms[row][0]]
-            shelf.remove(row)
-            if not shelf:
-                stocked &= ~(1 << rooms[row][0])
         rows[row].append(example)
-        rooms[row] = tuple(room - need for room, need in zip(rooms[row], needs, strict=True))
-        shelves[rooms[row][0]].append(row)
-        stocked |= 1 << rooms[row][0]
+        shelves.put(row, [room - need for room, need in zip(rooms, needs, strict=True)])
     return rows
 
 
-def _find(needs: list[int], rooms: list[tuple[int, ...]], shelves: list[list[int]], stocked: int) -> int:
-    """The row with the least room that an example fits in; -1 is none."""
-    level = needs[0]
-    while above := stocked >> level:
-        level += (above & -above).bit_length() - 1
-        for row in reversed(shelves[level][-_TRIED:]):
-            if all(room >= need for room, need in zip(rooms[row], needs, strict=True)):
-                return row
-        level += 1
-    return -1
+class _Shelves:
+    """Rows by the room that they have, which is the lesser of their two."""
+
+    def __init__(self, size: int):
+        self._rows: list[list[tuple[int, list[int]]]] = [[] for _ in range(size + 1)]
+        self._stocked = 0  # a bit for each shelf that is not empty: the lowest that is high enough is the best fit
+
+    def put(self, row: int, rooms: list[int]) -> None:
+        self._rows[min(rooms)].append((row, rooms))
+        self._stocked |= 1 << min(rooms)
+
+    def take(self, need: int) -> tuple[int, list[int]] | None:
+        """The row with the least room that is enough, and its rooms; None if there is none."""
+        above = self._stocked >> need
+        if not above:
+            return None
+        level = need + (above & -above).bit_length() - 1
+        found = self._rows[level].pop()
+        if not self._rows[level]:
+            self._stocked &= ~(1 << level)
+        return found

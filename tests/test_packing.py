@@ -22,7 +22,7 @@ def test_best_fit(lengths: list[int], rows: list[list[int]]):
 
 
 def test_both_sides_must_fit():
-    assert pack(np.array([[4, 1], [4, 8], [4, 7], [2, 1]]), [8, 8]) == [[1], [2, 0], [3]]
+    assert pack(np.array([[4, 1], [4, 8], [4, 7], [2, 1]]), [8, 8]) == [[1], [2], [0, 3]]
 
 
 @pytest.mark.parametrize("dims", [1, 2])
@@ -40,3 +40,6 @@ def test_each_example_is_in_one_row_that_holds_it(seed: int, dims: int):
 def test_little_room_is_wasted():
     lengths = np.minimum(256, np.random.default_rng(0).geometric(1 / 60, (20_000, 1)))
     assert lengths.sum() / (256 * len(pack(lengths, [256]))) > 0.99
+    alike = np.clip(lengths * np.random.default_rng(1).uniform([0.7, 0.3], [1.3, 0.7], (20_000, 2)), 1, [256, 128])
+    rows = pack(alike.astype(int), [256, 128])
+    assert alike[:, 0].sum() / (256 * len(rows)) > 0.9
