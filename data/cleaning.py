@@ -207,8 +207,10 @@ def _chunks(name: str, content: bytes, size: int) -> Iterator[tuple[str, bytes]]
 def _as_json(name: str, fields: Mapping[str, Any], wanted: Mapping[str, tuple[type, ...]]) -> Clean | Broken:
     kept = {}
     for column, types in wanted.items():
+        if column not in fields:
+            continue
         try:
-            value = kept[column] = _converted(fields.get(column), types)
+            value = kept[column] = _converted(fields[column], types)
         except UnicodeDecodeError as error:
             return Broken(name, f"column {column!r} is not UTF-8 (byte {error.start})")
         if not isinstance(value, types):

@@ -62,9 +62,9 @@ def test_pairs_are_those_examples_that_have_a_second_text(tmp_path: Path):
     examples = [{"text": f"ka {i}", "label": "x"} | ({"text_b": f"to {i}"} if i % 2 else {}) for i in range(20)]
     corpus, data = prepared(tmp_path, examples, "classification", vocab_size=300)
     for row, record in zip(rows_of(data, corpus, "train", evaluating=True), corpus.records("train"), strict=True):
-        both = record["text"] + (record["text_b"] or "")
+        both = record["text"] + record.get("text_b", "")
         assert corpus.tokenizer.decode(row["inputs"]) == both
-        assert row["token_types"].any() == (record["text_b"] is not None)
+        assert row["token_types"].any() == ("text_b" in record)
 
 
 @pytest.mark.parametrize(("lengths", "cut"), [((9, 9, 7), (4, 3)), ((2, 9, 7), (2, 5)), ((9, 2, 12), (9, 2))])
