@@ -24,6 +24,7 @@ TASKS = {
     "rte": ("sentence1:text/sentence2:text_b", 2, 2490, "validation"),
     "wnli": ("sentence1:text/sentence2:text_b", 2, 635, "validation"),
 }
+METRICS = {"cola": "matthews", "mrpc": "accuracy/binary_f1", "qqp": "accuracy/binary_f1"}  # others: accuracy and F1
 
 
 def get_config(task: str = "cola") -> ConfigDict:
@@ -33,6 +34,8 @@ def get_config(task: str = "cola") -> ConfigDict:
     config = fine_tuning(f"glue/{task}", *TASKS[task])
     if task == "stsb":
         config.data.task = "regression,pairs=1"
+    elif task in METRICS:
+        config.data.task = f"{config.data.task},metrics={METRICS[task]}"
     return config
 
 
@@ -42,7 +45,7 @@ def fine_tuning(dataset: str, rename: str, num_classes: int, num_examples: int, 
     config.name = dataset
     config.data.source = f"tfds,name={dataset},split=train,rename={rename}"
     config.data.valid_source = f"tfds,name={dataset},split={validation},rename={rename}"
-    config.data.task = "classification,metrics=accuracy/f1/matthews" + (",pairs=1" if "text_b" in rename else "")
+    config.data.task = "classification" + (",pairs=1" if "text_b" in rename else "")
     config.data.update(seq_len=128, batch_size=32)
     config.model.update(classifier=f"tanh,classes={num_classes}", dropout=0.1)
     config.optimizer.update(learning_rate=2e-5, schedule="linear", final_fraction=0.0, weight_decay=0.01, b2=0.999)

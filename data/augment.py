@@ -73,7 +73,7 @@ def make_augmentation(ways: Sequence[str], fields: Sequence[str], *, task: str) 
         )
 
     def augment(example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        texts = {name: example[name] for name in fields}
+        texts = {name: example[name] for name in fields if example.get(name) is not None}
         for function in functions:
             texts = function(texts, rng)
         return {**example, **texts}

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from types import NoneType
 from typing import Any, NamedTuple
 
 from .config import DataConfig
@@ -164,7 +165,7 @@ def _pieces(record: Example | Broken, wanted: Mapping[str, tuple[type, ...]], si
         yield record
         return
     name, fields = record
-    missing = [column for column in wanted if column not in fields]
+    missing = [column for column, types in wanted.items() if column not in fields and NoneType not in types]
     if missing:
         yield Broken(name, f"no column {missing[0]!r}; there are {', '.join(map(str, fields))}")
     elif set(wanted) == {"text"}:
@@ -207,7 +208,7 @@ def _as_json(name: str, fields: Mapping[str, Any], wanted: Mapping[str, tuple[ty
     kept = {}
     for column, types in wanted.items():
         try:
-            value = kept[column] = _converted(fields[column], types)
+            value = kept[column] = _converted(fields.get(column), types)
         except UnicodeDecodeError as error:
             return Broken(name, f"column {column!r} is not UTF-8 (byte {error.start})")
         if not isinstance(value, types):

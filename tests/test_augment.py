@@ -67,6 +67,11 @@ def test_ways_follow_one_another_and_touch_the_texts_alone():
     assert example == {"text": "a b", "label": "a b"}
 
 
+def test_a_text_that_is_missing_stays_missing():
+    augment = make_augmentation(("token_dropout,rate=1",), ("text", "text_b"), task="classification")
+    assert augment({"text": "a", "text_b": None}, np.random.default_rng(0)) == {"text": "_", "text_b": None}
+
+
 @pytest.mark.parametrize(
     ("task", "way", "said"),
     [

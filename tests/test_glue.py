@@ -46,15 +46,12 @@ def test_glue_loads(task: str, tmp_path: Path, no_network: None):
         config.data[key] = f"jsonl,path={tmp_path / key}.jsonl"
     corpus = prepare(config.data, log=lambda line: None)
     labels = corpus.metadata.get("labels")
-    assert labels is None if task == "stsb" else set(labels) <= set(CLASSES.get(task, labels))
+    assert labels is None if task == "stsb" else labels == ["0", "1", "2"][: glue.TASKS[task][1]]
     if task == "stsb":
         assert next(make_batches(config.data, corpus=corpus))["labels"].dtype == np.float32
     batch = next(make_batches(config.data, corpus=corpus))
     assert batch["inputs"].shape == (4, 64)
     assert (batch["token_types"].max() == 1) == ("text_b" in glue.TASKS[task][0])
-
-
-CLASSES = {"cola": ["unacceptable", "acceptable"], "mnli": ["entailment", "neutral", "contradiction"]}
 
 
 class SuperGlue(tfds.core.GeneratorBasedBuilder, skip_registration=True):

@@ -52,10 +52,19 @@ def test_a_text_that_is_too_long_loses_its_end():
     ],
 )
 def test_pairs_lose_the_ends_of_the_longer_text(text: str, other: str, expected: str):
-    (piece,) = encode("classification,pairs=1", {"text": text, "text_b": other, "label": "x"}, "x", seq_len=11)
+    (piece,) = encode("classification", {"text": text, "text_b": other, "label": "x"}, "x", seq_len=11)
     second = expected.index("]") + 1
     assert piece["inputs"].tolist() == ids(expected)
     assert piece["token_types"].tolist() == [0] * second + [1] * (len(expected) - second)
+
+
+def test_pairs_are_those_examples_that_have_a_second_text(tmp_path: Path):
+    examples = [{"text": f"ka {i}", "label": "x"} | ({"text_b": f"to {i}"} if i % 2 else {}) for i in range(20)]
+    corpus, data = prepared(tmp_path, examples, "classification", vocab_size=300)
+    for row, record in zip(rows_of(data, corpus, "train", evaluating=True), corpus.records("train"), strict=True):
+        both = record["text"] + (record["text_b"] or "")
+        assert corpus.tokenizer.decode(row["inputs"]) == both
+        assert row["token_types"].any() == (record["text_b"] is not None)
 
 
 @pytest.mark.parametrize(("lengths", "cut"), [((9, 9, 7), (4, 3)), ((2, 9, 7), (2, 5)), ((9, 2, 12), (9, 2))])
@@ -113,7 +122,7 @@ def test_several_classes_of_a_text():
 
 
 def test_a_number_of_a_text():
-    (piece,) = encode("regression,pairs=1", {"text": "a", "text_b": "b", "label": 2.5})
+    (piece,) = encode("regression", {"text": "a", "text_b": "b", "label": 2.5})
     assert (piece["labels"].tolist(), piece["labels"].dtype) == (2.5, np.float32)
     with pytest.raises(ValueError, match="nan is no finite number"):
         encode("regression", {"text": "a", "label": float("nan")})

@@ -7,6 +7,7 @@ from model.choice import parse_choice
 from model.config import ARCHITECTURES, CLASSIFIERS
 
 from .objective import objective_name
+from .scores import SCORES
 
 # objective -> the kinds of config.model.classifier that it needs, and how many classes if not any number.
 _CLASSIFIERS: dict[str, tuple[tuple[str, ...], int]] = {
@@ -46,6 +47,9 @@ def check_suits(config: Any) -> None:
     task.check(data, None)
     architecture = parse_choice("config.model.architecture", model.architecture, ARCHITECTURES).kind
     said = f"config.data.task={config.data.task!r}"
+    unknown = [score for score in task.scores if score not in SCORES]
+    if unknown:
+        raise ValueError(f"{said}: {unknown[0]!r} is no metric; use some of {', '.join(SCORES)}")
     if architecture not in task.architectures:
         raise ValueError(
             f"{said} is for config.model.architecture={' or '.join(map(repr, task.architectures))}, not "

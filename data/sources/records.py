@@ -46,7 +46,7 @@ def array_record(*, path: str, pattern: str = "**/*.array_record*", format: str 
 
 
 def tfds(*, name: str, path: str = "~/tensorflow_datasets", split: str = "train") -> Source:
-    """A split of a dataset that was prepared as ArrayRecord under the data_dir `path`; classes have their names."""
+    """A split of a dataset that was prepared as ArrayRecord under the data_dir `path`; classes are numbers."""
     import tensorflow_datasets
 
     def explain(error: Exception) -> ValueError:
@@ -78,13 +78,9 @@ def tfds(*, name: str, path: str = "~/tensorflow_datasets", split: str = "train"
     except Exception as error:
         raise explain(error) from error
 
-    names = {column: feature.names for column, feature in info.features.items() if hasattr(feature, "names")}
-
     def examples() -> Iterator[Example]:
         for i in range(len(records)):
-            fields = {column: plain(value) for column, value in records[i].items()}
-            classes = {column: of[fields[column]] for column, of in names.items() if fields[column] >= 0}
-            yield Example(f"{split}/{i}", fields | classes)
+            yield Example(f"{split}/{i}", {column: plain(value) for column, value in records[i].items()})
 
     sizes = [(one.shard_lengths, one.num_bytes) for key, one in info.splits.items() if key == split]
     return Source(f"{info.full_name} {split} {len(records)} {sizes}", examples)

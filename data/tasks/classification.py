@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,21 @@ from .task import Batch, Fields, Rows, Setting
 
 Scored = Sequence[tuple[Fields, Sequence[int]]]
 _BOTH = ("text", "text_b")
+_TEXTS: dict[str, tuple[type, ...]] = {"text": (str,), "text_b": (str, NoneType)}
 
 
-def encode_texts(fields: Fields, pairs: bool, setting: Setting) -> Batch:
+def texts_of(fields: Fields) -> list[str]:
+    """The text of an example, or both of a pair."""
+    return [fields[name] for name in _BOTH if fields.get(name) is not None]
+
+
+def encode_texts(fields: Fields, setting: Setting) -> Batch:
     """The text of an example, or both, framed.
 
     Raises:
         ValueError: there is no text.
     """
-    ids = [setting.tokenizer.encode(fields[name]) for name in _BOTH[: 1 + pairs]]
+    ids = [setting.tokenizer.encode(text) for text in texts_of(fields)]
     if not any(ids):
         raise ValueError("it has no text")
     return frame(setting.tokenizer, setting.config.seq_len, *ids)
@@ -31,40 +38,30 @@ def encode_texts(fields: Fields, pairs: bool, setting: Setting) -> Batch:
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-    """A class for each text, or for each pair.
+    """A class for each text, or for each pair of texts where examples have a "text_b".
 
     Attributes:
         labels: "negative/positive" gives the classes in their order; "" takes those of the training examples, numbers
             by size and words by the alphabet.
-        pairs: whether examples have a second text, "text_b".
         metrics: of `train.SCORES`, such as "accuracy/f1/matthews"; binary_f1 takes the labels 0 and 1.
         class_weights: "balanced" weighs the examples of a class by all / (classes * its own), "1/2/0.5" as it says;
             "" weighs all alike. Evaluation does so anyway.
     """
 
     labels: str = ""
-    pairs: bool = False
     metrics: str = "accuracy/f1"
     class_weights: str = ""
 
     objective = "classes"
     architectures = ("encoder", "decoder")
+    fields = _TEXTS | {"label": (str, int)}
+    augmented = _BOTH
     packs = False
 
     @property
     def scores(self) -> tuple[str, ...]:
         """The metrics."""
         return tuple(self.metrics.split("/"))
-
-    @property
-    def fields(self) -> Mapping[str, tuple[type, ...]]:
-        """A text or two, and the name or number of the class."""
-        return dict.fromkeys(self.augmented, (str,)) | {"label": (str, int)}
-
-    @property
-    def augmented(self) -> tuple[str, ...]:
-        """The texts."""
-        return _BOTH[: 1 + self.pairs]
 
     def check(self, config: DataConfig, tokenizer: Tokenizer | None) -> None:
         """There is room, and weights are numbers."""
@@ -80,7 +77,7 @@ class Classification:
 
     def texts(self, fields: Fields) -> Iterator[str]:
         """The texts."""
-        yield from (fields[name] for name in self.augmented)
+        yield from texts_of(fields)
 
     def labels_of(self, fields: Fields) -> Iterator[str]:
         """The class."""
@@ -93,7 +90,7 @@ class Classification:
             raise ValueError(f"its label {label!r} is none of {', '.join(setting.labels)}")
         number = setting.labels.index(label) if known else 0
         weight = float(known) if setting.evaluating else self._weights(setting)[number]
-        piece = encode_texts(fields, self.pairs, setting)
+        piece = encode_texts(fields, setting)
         return [piece | {"labels": np.array(number, np.int32), "weights": np.array(weight, np.float32)}]
 
     def _weights(self, setting: Setting) -> Sequence[float]:
@@ -127,20 +124,20 @@ class Classification:
 
 @dataclasses.dataclass(frozen=True)
 class Multilabel:
-    """Any number of classes for each text.
+    """Any number of classes for each text or pair.
 
     Attributes:
         labels: as of `Classification`.
-        pairs: as of `Classification`.
         metrics: as of `Classification`.
     """
 
     labels: str = ""
-    pairs: bool = False
     metrics: str = "accuracy/f1"
 
     objective = "classes"
     architectures = ("encoder", "decoder")
+    fields = _TEXTS | {"labels": (list,)}
+    augmented = _BOTH
     packs = False
 
     @property
@@ -148,23 +145,13 @@ class Multilabel:
         """The metrics."""
         return tuple(self.metrics.split("/"))
 
-    @property
-    def fields(self) -> Mapping[str, tuple[type, ...]]:
-        """A text or two, and a list of names or numbers of classes."""
-        return dict.fromkeys(self.augmented, (str,)) | {"labels": (list,)}
-
-    @property
-    def augmented(self) -> tuple[str, ...]:
-        """The texts."""
-        return _BOTH[: 1 + self.pairs]
-
     def check(self, config: DataConfig, tokenizer: Tokenizer | None) -> None:
         """There is room."""
         check_frame(config, 5)
 
     def texts(self, fields: Fields) -> Iterator[str]:
         """The texts."""
-        yield from (fields[name] for name in self.augmented)
+        yield from texts_of(fields)
 
     def labels_of(self, fields: Fields) -> Iterator[str]:
         """The classes, each once."""
@@ -176,7 +163,7 @@ class Multilabel:
         if unknown and not setting.evaluating:
             raise ValueError(f"its label {unknown[0]!r} is none of {', '.join(setting.labels)}")
         labels = np.array(self._row(fields, setting), np.float32)
-        piece = encode_texts(fields, self.pairs, setting)
+        piece = encode_texts(fields, setting)
         return [piece | {"labels": labels, "weights": np.array(1, np.float32)}]
 
     def _row(self, fields: Fields, setting: Setting) -> list[int]:
@@ -205,18 +192,18 @@ class Multilabel:
 
 @dataclasses.dataclass(frozen=True)
 class Regression:
-    """A number for each text.
+    """A number for each text or pair.
 
     Attributes:
-        pairs: as of `Classification`.
         metrics: as of `Classification`.
     """
 
-    pairs: bool = False
     metrics: str = "pearson/spearman"
 
     objective = "classes"
     architectures = ("encoder", "decoder")
+    fields = _TEXTS | {"label": (float, int)}
+    augmented = _BOTH
     packs = False
 
     @property
@@ -224,23 +211,13 @@ class Regression:
         """The metrics."""
         return tuple(self.metrics.split("/"))
 
-    @property
-    def fields(self) -> Mapping[str, tuple[type, ...]]:
-        """A text or two, and the number."""
-        return dict.fromkeys(self.augmented, (str,)) | {"label": (float, int)}
-
-    @property
-    def augmented(self) -> tuple[str, ...]:
-        """The texts."""
-        return _BOTH[: 1 + self.pairs]
-
     def check(self, config: DataConfig, tokenizer: Tokenizer | None) -> None:
         """There is room."""
         check_frame(config, 5)
 
     def texts(self, fields: Fields) -> Iterator[str]:
         """The texts."""
-        yield from (fields[name] for name in self.augmented)
+        yield from texts_of(fields)
 
     def labels_of(self, fields: Fields) -> Iterator[str]:
         """None."""
@@ -250,7 +227,7 @@ class Regression:
         """As of `Classification`."""
         if not np.isfinite(fields["label"]):
             raise ValueError(f"its label {fields['label']} is no finite number")
-        piece = encode_texts(fields, self.pairs, setting)
+        piece = encode_texts(fields, setting)
         return [piece | {"labels": np.array(fields["label"], np.float32), "weights": np.array(1, np.float32)}]
 
     def padding(self, setting: Setting) -> Batch:

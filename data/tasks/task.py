@@ -81,7 +81,7 @@ class Task(Protocol):
 
     @property
     def fields(self) -> Mapping[str, tuple[type, ...]]:
-        """What an example must have: names, and the types that each may be of.
+        """What an example must have: names, and the types that each may be of; one that may be None may be missing.
 
         Tasks on text alone have {"text": (str,)}, and `prepare` stores their documents as one stream of tokens; of all
         others the examples themselves are stored, as JSON.
