@@ -74,7 +74,7 @@ def get_config() -> ConfigDict:
     data.valid_fraction = 0.05  # share of documents held out, by the SHA-1 of their names
     data.filters = ()  # what to leave out: length,min=200 regex,drop=... quality near_duplicates,threshold=0.8
     data.chunk_bytes = 0  # cut documents into pieces of at most this size at line ends; 0: never
-    data.task = "causal_lm"  # what is learned from it: causal_lm
+    data.task = "causal_lm"  # what is learned, with options: masked_lm,rate=0.3, classification, ... (data/tasks)
     data.max_bad_records = 0.01  # share that may be unreadable and is left out; 0: the first one is an error
     data.tokenizer = "bpe"  # bpe or unigram[,extra_ids=100], or the path of a tokenizer.json, a .model or their folder
     data.vocab_size = 4096  # token ids, the 4 special ones and 256 bytes included; a given tokenizer may have fewer

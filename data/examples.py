@@ -16,6 +16,7 @@ from .supervised import ENCODER, EXAMPLE, LENGTH, PIECE, read_lengths, setting_o
 from .tasks.task import Batch, Choosing, ExampleTask, Fields, Prompt, Setting, Writing
 
 _SIDES = ("", "encoder_")
+_KEPT_BYTES = 256 << 20  # of pieces that are kept in memory, so that they are encoded once and not each epoch
 
 
 class Examples:
@@ -44,6 +45,8 @@ class Examples:
         self._setting = setting_of(corpus, config, evaluating=evaluating)
         self._padding = task.padding(self._setting) | ({"example_ids": np.array(-1, np.int32)} if evaluating else {})
         ways = () if evaluating else config.augment
+        self._kept: dict[int, Batch] = {}
+        self._room = _KEPT_BYTES
         self._augment = make_augmentation(ways, task.augmented, task=config.task) if ways else None
         lengths = read_lengths(corpus, split)
         self._pieces = lengths[(lengths[:, EXAMPLE] >= documents.start) & (lengths[:, EXAMPLE] < documents.stop)]
@@ -60,13 +63,16 @@ class Examples:
 
     def get(self, index: int, rng: np.random.Generator) -> Batch:
         """Row `index`; `rng` decides how its examples are augmented."""
-        pieces = [self._piece(self._pieces[piece], rng) for piece in self._rows[index]]
+        pieces = [self._piece(piece, rng) for piece in self._rows[index]]
         row = _join(self._padding, pieces)
         if self._setting.evaluating:
             row["example_ids"] = np.array(self._pieces[self._rows[index][0], EXAMPLE], np.int32)
         return row
 
-    def _piece(self, which: np.ndarray, rng: np.random.Generator) -> Batch:
+    def _piece(self, number: int, rng: np.random.Generator) -> Batch:
+        if number in self._kept:
+            return self._kept[number]
+        which = self._pieces[number]
         fields = self._records[int(which[EXAMPLE])]
         if self._augment is not None:
             changed = self._encode(self._augment(fields, rng), which)
@@ -74,6 +80,9 @@ class Examples:
                 return changed
         unchanged = self._encode(fields, which)
         assert unchanged is not None, "an example is longer than it was when it was prepared"
+        if self._augment is None and self._room > 0:
+            self._kept[number] = unchanged
+            self._room -= sum(array.nbytes + 200 for array in unchanged.values())  # an array itself takes some, too
         return unchanged
 
     def _encode(self, fields: Fields, which: np.ndarray) -> Batch | None:

@@ -5,6 +5,7 @@ defaults.
 """
 
 import inspect
+import re
 import shlex
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -59,18 +60,20 @@ def choose(key: str, text: str, table: Mapping[str, Callable[..., Any]]) -> Chos
 
 def _split(key: str, text: str, table: Mapping[str, Any]) -> tuple[str, list[tuple[str, str | None]]]:
     """The kind, and names with their values, None where there is no "="."""
-    lexer = shlex.shlex(text, posix=True)
+    # Around commas and equals signs white space means nothing, but in quotes it does.
+    tight = re.sub(r"""("[^"]*"|'[^']*')|\s*([,=])\s*""", lambda found: found[1] or found[2], text.strip())
+    lexer = shlex.shlex(tight, posix=True)
     lexer.whitespace, lexer.whitespace_split, lexer.commenters, lexer.escape = ",", True, "", ""
     if not text.strip():
         raise ValueError(f"{key}={text!r} is empty; use one of {', '.join(table)}")
     try:
-        kind, *parts = (part.strip() for part in lexer)
+        kind, *parts = lexer
     except ValueError as error:
         raise ValueError(
             f"{key}={text!r} cannot be read: {str(error).lower()}; give it as 'kind,option=value'"
         ) from error
     pairs = (part.partition("=") for part in parts)
-    return kind, [(name.strip(), value.strip() if equals else None) for name, equals, value in pairs]
+    return kind, [(name, value if equals else None) for name, equals, value in pairs]
 
 
 def _read(what: str, value: str, wanted: type) -> Any:

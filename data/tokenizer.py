@@ -222,9 +222,9 @@ class TrainedTokenizer:
     def encode_with_offsets(self, text: str) -> tuple[list[int], np.ndarray]:
         """Exact: the ids stand for all bytes of the escaped text, one after the other."""
         ids = self.encode(text)
-        ends = np.cumsum(self._piece_bytes[ids])
-        begins = np.concatenate([[0], ends[:-1]])
-        return ids, character_spans(begins, ends, [len(_escape(letter).encode()) for letter in text])
+        sizes = self._piece_bytes[np.array(ids, np.int64)]
+        ends = np.cumsum(sizes)
+        return ids, character_spans(ends - sizes, ends, [len(_escape(letter).encode()) for letter in text])
 
     def encode_batch(self, texts: Sequence[str]) -> Sequence[Sequence[int] | np.ndarray]:
         """Token ids of each text, over all cores."""

@@ -71,7 +71,7 @@ class Search(struct.PyTreeNode):
     is_open_B: Array
 
 
-@functools.partial(jax.jit, static_argnames=("model", "room", "beams"))
+@functools.partial(jax.jit, static_argnames=("model", "room", "beams", "both_ways"))
 def beam_search(
     model: Transformer,
     params: Any,
@@ -84,6 +84,7 @@ def beam_search(
     eos_id: Array | int = -1,
     encoder_tokens_BS: Array | None = None,
     encoder_lengths_B: Array | None = None,
+    both_ways: bool = False,
 ) -> tuple[Array, Array]:
     """Finds the likeliest continuations of each prompt; rows do not depend on one another.
 
@@ -99,12 +100,14 @@ def beam_search(
         eos_id: ends a sequence; the rest of it is filled with this id. -1 never ends one.
         encoder_tokens_BS: what an encoder-decoder's encoder reads, padded on the right.
         encoder_lengths_B: tokens in each row of it; None is S.
+        both_ways: see `generate`.
 
     Returns:
         Sequences (B, N, G), int32, the best first, and their scores (B, N).
     """
     (B, P), N = prompt_BP.shape, beams.beams
-    logits_BV, cache = read_prompts(model, params, prompt_BP, lengths_B, room, encoder_tokens_BS, encoder_lengths_B)
+    memory = (encoder_tokens_BS, encoder_lengths_B)
+    logits_BV, cache = read_prompts(model, params, prompt_BP, lengths_B, room, *memory, both_ways=both_ways)
     cache, V = _repeated(cache, N), logits_BV.shape[-1]
     seen_BNV = None
     if beams.repetition_penalty != 1.0:

@@ -54,6 +54,8 @@ def read_prompts(
     room: int,
     encoder_tokens_BS: Array | None = None,
     encoder_lengths_B: Array | None = None,
+    *,
+    both_ways: bool = False,
 ) -> tuple[Array, KVCache]:
     """Logits of the first new token (B, V), and a cache with room for more; see `generate` for the arguments."""
     B, P = prompt_BP.shape
@@ -72,6 +74,7 @@ def read_prompts(
         prompt_BP,
         positions_BT=positions_BP,
         segment_ids_BT=segment_ids_BP,
+        order_BT=jnp.zeros_like(positions_BP) if both_ways else None,
         cache=init_cache(model.config, B, P + room, memory_slots=memory_slots),
         **memory,
     )
@@ -100,7 +103,7 @@ def read_token(
     return logits_B1V[:, 0], cache
 
 
-@functools.partial(jax.jit, static_argnames=("model", "room", "sampling"))
+@functools.partial(jax.jit, static_argnames=("model", "room", "sampling", "both_ways"))
 def begin(
     model: Transformer,
     params: Any,
@@ -113,6 +116,7 @@ def begin(
     eos_id: Array | int,
     encoder_tokens_BS: Array | None = None,
     encoder_lengths_B: Array | None = None,
+    both_ways: bool = False,
 ) -> Continuation:
     """Reads the prompts and draws the first token of each row.
 
@@ -127,8 +131,10 @@ def begin(
         eos_id: see there.
         encoder_tokens_BS: see there.
         encoder_lengths_B: see there.
+        both_ways: see there.
     """
-    logits_BV, cache = read_prompts(model, params, prompt_BP, lengths_B, room, encoder_tokens_BS, encoder_lengths_B)
+    memory = (encoder_tokens_BS, encoder_lengths_B)
+    logits_BV, cache = read_prompts(model, params, prompt_BP, lengths_B, room, *memory, both_ways=both_ways)
     B, P = prompt_BP.shape
     seen_BV = None
     if sampling.repetition_penalty != 1.0:
@@ -181,7 +187,7 @@ def advance(
     return jax.lax.while_loop(unfinished, step, state)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "max_tokens", "sampling"))
+@functools.partial(jax.jit, static_argnames=("model", "max_tokens", "sampling", "both_ways"))
 def generate(
     model: Transformer,
     params: Any,
@@ -194,6 +200,7 @@ def generate(
     eos_id: Array | int = -1,
     encoder_tokens_BS: Array | None = None,
     encoder_lengths_B: Array | None = None,
+    both_ways: bool = False,
 ) -> Array:
     """Continues each prompt until `eos_id` or `max_tokens`.
 
@@ -208,6 +215,7 @@ def generate(
         eos_id: ends a row; the rest of it is filled with this id. -1 never ends one.
         encoder_tokens_BS: what an encoder-decoder's encoder reads, padded on the right.
         encoder_lengths_B: tokens in each row of it; None is S.
+        both_ways: whether the tokens of a prompt all see one another, as a prefix that the model was trained with.
 
     Returns:
         The new tokens (B, G), int32.
@@ -215,5 +223,5 @@ def generate(
     keys_B = row_keys(key, prompt_BP.shape[0])
     how: dict[str, Any] = {"sampling": sampling, "eos_id": eos_id}
     memory = {"encoder_tokens_BS": encoder_tokens_BS, "encoder_lengths_B": encoder_lengths_B}
-    state = begin(model, params, prompt_BP, lengths_B, keys_B, room=max_tokens, **how, **memory)
+    state = begin(model, params, prompt_BP, lengths_B, keys_B, room=max_tokens, **how, **memory, both_ways=both_ways)
     return advance(model, params, state, max_tokens, **how).tokens_BG

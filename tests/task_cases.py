@@ -89,7 +89,7 @@ def examples_config(directory: Path, examples: Sequence[dict[str, Any]], task: s
     data: Any = base.get_config().data
     data.update(source=f"jsonl,path={directory / 'examples.jsonl'}", dir=str(directory / "prepared"), task=task)
     data.update(valid_fraction=0.33, vocab_size=330, tokenizer="bpe,extra_ids=20", seq_len=16, batch_size=2)
-    data.update(read_threads=0, prefetch=1, **changes)
+    data.update({"read_threads": 0, "prefetch": 1} | changes)
     return data
 
 

@@ -87,8 +87,8 @@ def test_an_encoder_decoder_prints_its_answer_alone(
 def test_the_user_s_line_is_continued_and_a_line_s_end_follows_the_answer(config: ConfigDict):
     tokenizer = prepare(config.data).tokenizer
     again = [*SAID, {"role": "user", "content": "and"}]
-    assert conversation_tokens(tokenizer, SAID[:1]) == [tokenizer.bos_id, *tokenizer.encode("the")]
-    assert conversation_tokens(tokenizer, again) == [tokenizer.bos_id, *tokenizer.encode("the model\nand")]
+    assert conversation_tokens(config, tokenizer, SAID[:1]) == [tokenizer.bos_id, *tokenizer.encode("the")]
+    assert conversation_tokens(config, tokenizer, again) == [tokenizer.bos_id, *tokenizer.encode("the model\nand")]
 
 
 def test_the_oldest_turns_are_dropped_where_the_model_s_length_ends(config: ConfigDict):
@@ -98,8 +98,8 @@ def test_the_oldest_turns_are_dropped_where_the_model_s_length_ends(config: Conf
     for turns in range(1, 12):
         ids, dropped = fitting(config, tokenizer, [*SAID * turns, last])
         assert len(ids) <= 24
-        assert ids == conversation_tokens(tokenizer, [*SAID * (turns - dropped), last])
-        more = conversation_tokens(tokenizer, [*SAID * (turns - dropped + 1), last])
+        assert ids == conversation_tokens(config, tokenizer, [*SAID * (turns - dropped), last])
+        more = conversation_tokens(config, tokenizer, [*SAID * (turns - dropped + 1), last])
         assert not dropped or len(more) > 24
     assert dropped
     with pytest.raises(ValueError, match=r"this line has \d+ tokens, but config.data.seq_len=32 leaves 24 beside"):

@@ -379,3 +379,55 @@ def test_random_merges_are_the_same_in_the_likeness(tmp_path: Path):
 def test_numbers_from_an_array_are_decoded(given: Path):
     tokenizer = load_tokenizer(given)
     assert tokenizer.decode(np.array(tokenizer.encode("ka to"), np.int32)) == "ka to"
+
+
+def test_offsets_cover_the_words(given: Path):
+    tokenizer = load_tokenizer(given)
+    for text in ["ka to mi", "the \u00fcber tokens", " sees  Model\nnumber 12 ", "\u8a9e\u8a00ka", ""]:
+        ids, spans = tokenizer.encode_with_offsets(text)
+        assert ids == tokenizer.encode(text)
+        assert spans.shape == (len(ids), 2)
+        covered = {character for start, end in spans.tolist() for character in range(start, end)}
+        assert covered >= {i for i, letter in enumerate(text) if letter.isascii() and not letter.isspace()}
+        assert (np.diff(spans[:, 0]) >= 0).all()
+
+
+def test_offsets_of_characters_of_several_bytes(tmp_path: Path):
+    pieces = load_tokenizer(write(tmp_path / "a", sentence_piece(byte_fallback=True, vocab_size=320)))
+    ids, spans = pieces.encode_with_offsets("ka \u8a9e ka")
+    assert spans[0].tolist()[0] == 0
+    assert [span for span in spans.tolist() if span == [3, 4]] == [[3, 4]] * 3
+    assert spans[-1].tolist()[1] == 7
+    assert len(ids) == len(spans)
+
+
+def test_pieces_are_texts(given: Path):
+    tokenizer = load_tokenizer(given)
+    pieces = tokenizer.pieces
+    assert len(pieces) == tokenizer.vocab_size
+    written = "".join(pieces[i] for i in tokenizer.encode("ka to kato"))
+    assert written.strip() == "ka to kato"
+    assert pieces[tokenizer.eos_id] == ""
+
+
+def test_ids_that_models_have_to_spare(tmp_path: Path):
+    engine = word_piece()
+    vocab = engine.get_vocab()
+    engine.add_special_tokens(["<extra_id_1>", "<extra_id_0>", "<|reserved_special_token_7|>"])
+    engine.add_tokens(["[unused3]"])
+    tokenizer = load_tokenizer(write(tmp_path / "a", engine))
+    assert tokenizer.extra_ids == tuple(range(len(vocab), len(vocab) + 4))
+    assert [tokenizer.pieces[i] for i in tokenizer.extra_ids] == [""] * 4
+    beside = {"extra_ids": 3, "tokenizer_class": "T5Tokenizer"}
+    pieces = load_tokenizer(write(tmp_path / "b", sentence_piece(), tokenizer_config=beside))
+    assert pieces.extra_ids == tuple(range(pieces.vocab_size - 3, pieces.vocab_size))
+    assert load_tokenizer(write(tmp_path / "c", sentence_piece())).extra_ids == ()
+
+
+def test_a_likeness_keeps_its_extra_ids(tmp_path: Path):
+    tokenizer = train_tokenizer(TEXTS, kind="bpe", vocab_size=300, extra_ids=4)
+    save_pretrained_tokenizer(tokenizer, tmp_path)
+    (tmp_path / "tokenizer.model").unlink()
+    likeness = load_tokenizer(tmp_path)
+    assert (likeness.mask_id, likeness.cls_id, likeness.sep_id) == (4, 1, 2)
+    assert likeness.encode("<mask> <extra_1>") == tokenizer.encode("<mask> <extra_1>")

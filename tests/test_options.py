@@ -23,6 +23,9 @@ TABLE: dict[str, Any] = {"mask": mask, "read": read}
     [
         ("mask", (0.15, False, "")),
         ("mask,rate=0.3, whole=true", (0.3, True, "")),
+        (" mask , rate = 0.3 ,whole= 1 ", (0.3, True, "")),
+        ("mask,name=' a, = b '", (0.15, False, " a, = b ")),
+        ('mask,name="x: "', (0.15, False, "x: ")),
         ('read,path="a, b.jsonl",lines=3', ("a, b.jsonl", 3)),
         ("read,path=~/x=y.txt", ("~/x=y.txt", 0)),
         ("read,path=C:\\data#1", ("C:\\data#1", 0)),

@@ -5,13 +5,16 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 import configs.tiny
+import data.augment
 import data.sources
 import train.objective
 import train.optimizer
+from data import TASKS
 from train import fit
 
 ROOT = Path(__file__).parents[1]
@@ -19,7 +22,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = {
     name: block
     for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    for name in ("get_config()\nmesh", "def get_config", "def _lion", "def focal_lm", "def paragraphs")
+    for name in ("get_config()\nmesh", "def get_config", "def _lion", "def focal_lm", "def paragraphs", "def shout")
     if name in block
 }
 
@@ -36,7 +39,7 @@ def code_lines(block: str) -> int:
 
 def test_each_addition_is_under_15_lines():
     additions = [block for block in BLOCKS.values() if "for batch in" not in block]
-    assert len(additions) == 4
+    assert len(additions) == 5
     assert max(map(code_lines, additions)) < 15
 
 
@@ -70,6 +73,18 @@ def test_a_source_is_a_function_and_a_row(config: ConfigDict, tmp_path: Path, mo
     extend(monkeypatch, data.sources, BLOCKS["def paragraphs"], "SOURCES")
     config.data.update(source=config.data.source.replace("text", "paragraphs", 1), dir=str(tmp_path / "prepared"))
     assert fit(config, tmp_path / "run").step == 10
+
+
+def test_an_augmentation_is_a_function_and_a_row(monkeypatch: pytest.MonkeyPatch):
+    extend(monkeypatch, data.augment, BLOCKS["def shout"], "AUGMENTATIONS")
+    change = data.augment.make_augmentation(("shout,rate=1.0",), ("text",), task="classification")
+    example = change({"text": "hush", "label": "calm"}, np.random.default_rng(0))
+    assert example == {"text": "HUSH", "label": "calm"}
+
+
+def test_every_task_is_in_the_table():
+    table = README.split("## Tasks")[1].split("##")[0]
+    assert all(f"`{task}" in table for task in TASKS)
 
 
 def test_every_command_of_the_table_exists():

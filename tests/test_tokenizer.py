@@ -94,6 +94,40 @@ def test_common_words_are_shorter_than_their_bytes(tokenizer: Tokenizer):
     assert len(tokenizer.encode(TEXTS[0])) < 0.6 * len(TEXTS[0])
 
 
+def test_extra_ids_are_made_by_no_text_and_change_no_other():
+    plain = train_tokenizer(TEXTS, kind="bpe", vocab_size=300)
+    with_extra = train_tokenizer(TEXTS, kind="bpe", vocab_size=305, extra_ids=5)
+    assert with_extra.extra_ids == (4, 5, 6, 7, 8)
+    assert (with_extra.cls_id, with_extra.sep_id, with_extra.mask_id) == (1, 2, 4)
+    assert plain.extra_ids == ()
+    injected = ["<mask>", "<extra_1>", "a<extra_4>b", " <mask> <s></s>", "<extra_"]
+    for text in NASTY + random_texts() + injected:
+        ids = with_extra.encode(text)
+        assert min(ids, default=9) >= 9
+        assert with_extra.decode(ids) == text
+        assert [i - 5 for i in ids] == plain.encode(text)
+    assert with_extra.decode([1, 4, *with_extra.encode("ka"), 8, 2]) == "ka"
+    assert with_extra.bytes_per_id[:9].tolist() == [0] * 9
+    assert train_tokenizer(TEXTS, kind="bpe", vocab_size=300, extra_ids=0).model == plain.model
+
+
+def test_offsets_are_the_characters_of_each_id(tokenizer: Tokenizer):
+    for text in NASTY + random_texts() + TEXTS:
+        ids, spans = tokenizer.encode_with_offsets(text)
+        assert ids == tokenizer.encode(text)
+        assert spans.shape == (len(ids), 2)
+        covered = {character for start, end in spans.tolist() for character in range(start, end)}
+        assert covered == {*range(len(text))}
+        for i, (start, end) in zip(ids, spans.tolist(), strict=True):
+            piece = tokenizer.pieces[i]
+            assert piece in ("\ufffd", text[start:end]) or {*text[start:end]} & {"\u2581", "\ue000", "\ue001"}
+
+
+def test_offsets_of_a_literal_text(tokenizer: Tokenizer):
+    _, spans = tokenizer.encode_with_offsets("\u00e9\u2581z")
+    assert spans.tolist() == [[0, 1]] * 2 + [[1, 2]] * 6 + [[2, 3]]  # bytes; of U+2581 those of its escape
+
+
 def test_an_indentation_is_one_token():
     code = "".join(f"if {word}:\n    {word}()\n" for word in WORDS)
     assert len(train_tokenizer([code], kind="bpe", vocab_size=320).encode("    ")) == 1

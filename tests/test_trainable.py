@@ -280,8 +280,8 @@ def test_commands_see_the_model_whole(
     different = {name.split(".")[-2] for name in base if lora[name].tobytes() != base[name].tobytes()}
     assert different == {"q_proj", "v_proj", "down_proj", "norm"}
     train.convert.main(["import", str(tmp_path / "lora"), f"--workdir={tmp_path / 'imported'}"])
-    data = tiny_run(corpus_directory).data
-    names = ("source", "path", "dir", "valid_fraction", "seq_len", "batch_size")
+    data: Any = tiny_run(corpus_directory).data
+    names = ("source", "dir", "valid_fraction", "seq_len", "batch_size")
     like = [f"--config.data.{name}={data[name]}" for name in names]
     capsys.readouterr()
     command("evaluate")([f"--workdir={tmp_path / 'imported'}", *like])

@@ -1,22 +1,27 @@
 """A conversation in the terminal."""
 
+import contextlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data import Tokenizer
+from data import DataConfig, Tokenizer, make_task
+from data.chat import chat_prompt
 
 from .samples import Writer, check_lengths, check_prompts, reach, reads_apart
 
 Message = Mapping[str, str]  # "role", which is "user" or "assistant", and "content"
 
 
-def conversation_tokens(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+def conversation_tokens(config: Any, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
     """A conversation as token ids that the model continues with its answer.
 
-    The model knows texts, not speakers: it continues the user's line, and a line's end follows what it wrote. This is
-    the place for the template of a model that was tuned on chats.
+    One that was tuned on chats sees them in their form. Any other knows texts, not speakers: it continues the user's
+    line, and a line's end follows what it wrote.
     """
+    task: Any = make_task(DataConfig.of(config.data))
+    if getattr(task, "form", "plain") != "plain":
+        return chat_prompt(tokenizer, messages)
     text = "".join(m["content"] + ("\n" if m["role"] == "assistant" else "") for m in messages)
     return [tokenizer.bos_id, *tokenizer.encode(text)]
 
@@ -30,7 +35,7 @@ def fitting(config: Any, tokenizer: Tokenizer, messages: Sequence[Message]) -> t
     if reads_apart(config):  # it has no text so far to go on with
         return check_prompts(config, tokenizer, [messages[-1]["content"]])[0], 0
     limit, dropped = reach(config) - config.sample.max_tokens, 0
-    while len(ids := conversation_tokens(tokenizer, messages[2 * dropped :])) > limit:
+    while len(ids := conversation_tokens(config, tokenizer, messages[2 * dropped :])) > limit:
         if 2 * dropped + 1 >= len(messages):
             key = "model.max_length" if config.model.max_length else "data.seq_len"
             raise ValueError(
@@ -53,6 +58,11 @@ def converse(config: Any, tokenizer: Tokenizer, write: Writer) -> None:
         write: the model.
     """
     _note("Ctrl-C ends an answer, /reset forgets what was said, Ctrl-D ends.")
+    with contextlib.suppress(KeyboardInterrupt):  # wherever no answer is being written
+        _converse(config, tokenizer, write)
+
+
+def _converse(config: Any, tokenizer: Tokenizer, write: Writer) -> None:
     messages: list[Message] = []
     while (line := _read_line()) is not None:
         if line == "/reset":
@@ -80,8 +90,7 @@ def _read_line() -> str | None:
             return input("> ")
         line = sys.stdin.readline()
         return line.rstrip("\n") if line else None
-    except (EOFError, KeyboardInterrupt):
-        print()
+    except EOFError:
         return None
 
 

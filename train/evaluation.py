@@ -21,6 +21,7 @@ from .distill import without_teacher
 from .objective import make_objective, objective_name
 from .predictions import PREDICTIONS
 from .scores import SCORES
+from .written import write_answers
 
 # (params, batch) -> sums over the batch, and what is predicted of each of its rows.
 EvalStep = Callable[[Any, dict[str, Array]], tuple[dict[str, Array], dict[str, Array]]]
@@ -62,7 +63,7 @@ def evaluate(
         mesh: the mesh.
         corpus: what to evaluate on; None is the config's, which is prepared if it is not there.
         split: "valid" or "train".
-        limit: at most this many batches; 0 is all.
+        limit: at most this many batches, of which no answers are written; 0 is all.
         eval_step: as `make_eval_step` returns it; None builds one.
 
     Returns:
@@ -97,11 +98,14 @@ def evaluate(
         pending = results
     fetch()
     figures = _figures(totals, objective_name(config).startswith("tokens"))
-    scores = make_task(data).scores
-    if scores and predicted[0]:
+    task: Any = make_task(data)
+    if getattr(task, "metrics", "") and hasattr(task, "ask") and not limit:
+        pair = write_answers(config, params, mesh, examples, len(examples))
+        figures |= {name: figure for score in task.metrics.split("/") for name, figure in SCORES[score](*pair).items()}
+    if task.scores and predicted[0]:
         whole = {name: np.concatenate([one[name] for one in predicted])[: len(examples)] for name in predicted[0]}
         pair = examples.score(whole)
-        figures |= {name: figure for score in scores for name, figure in SCORES[score](*pair).items()}
+        figures |= {name: figure for score in task.scores for name, figure in SCORES[score](*pair).items()}
     return figures
 
 

@@ -7,6 +7,7 @@ is typed is answered, with what was said before in mind: Ctrl-C ends an answer, 
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 
@@ -30,7 +31,8 @@ OPTIONS = {
 def main(argv: list[str]) -> None:
     """The command."""
     arguments = read_command_line(argv, "train.generate", __doc__ or "", options=OPTIONS, config_from_workdir=True)
-    config, flags = arguments.config, arguments.flags
+    config: Any = arguments.config
+    flags = arguments.flags
     if flags["interactive"] and flags["prompt"]:
         raise ValueError(f"--interactive reads prompts from the terminal; leave out --prompt={flags['prompt']!r}")
     check_sampling(config)

@@ -20,7 +20,7 @@ from lm_eval.models.utils import (  # pyright: ignore[reportMissingImports]
 from tqdm import tqdm
 
 from data import Tokenizer
-from model import generate
+from model import GREEDY, generate
 from parallel import on_mesh, to_host
 
 from .compose import make_model, rules_of
@@ -137,7 +137,7 @@ class HarnessModel(TemplateLM):
             lengths_B,
             jax.random.key(0),
             max_tokens=num_new,
-            temperature=0.0,
+            sampling=GREEDY,
             eos_id=eos,
         )
         tokens_BG = jax.device_put(tokens_BG, NamedSharding(self._mesh, PartitionSpec()))

@@ -7,6 +7,7 @@ from collections import deque
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from etils import epath
 from jax import Array
 from jax.sharding import Mesh
@@ -24,7 +25,7 @@ from .initial import adopt, first_state, fresh_parameters
 from .interrupt import Interrupt
 from .metrics import Recorder, peak_flops
 from .runtime import set_up
-from .samples import check_prompts, continue_prompts
+from .samples import check_prompts, continue_prompts, reads_apart
 from .source import read_fixed
 from .state import TrainState, abstract_state, abstract_trained, model_params, restore_state, save_state
 from .step import make_train_step
@@ -158,16 +159,23 @@ def _train(
                 checkpoints.wait()
                 return Result(step, stopping, len(traces), {})
         checkpoints.wait()
-    if best.step not in (None, step):
-        trained = checkpoints.restore(best.step, params=abstract_trained(config, mesh))["params"]
-        state = state.replace(params=trained)
-    if best.metric:
-        ended = "; training ended there" if step < t.steps else ""
-        _log(f"Best {best.metric} {best.value:.6g}, at step {best.step or step} of {step}{ended}")
+    state = _chosen(config, mesh, state, best, checkpoints)
     values = evaluation(0, state)
-    recorder.evaluation(step, values, best_step=(best.step or step) if best.metric else None)
+    recorder.evaluation(step, values, best_step=int(state.step) if best.metric else None)
     _report(config, model_params(config, state), mesh, corpus, values)
     return Result(step, 0, len(traces), values)
+
+
+def _chosen(config: Any, mesh: Mesh, state: TrainState, best: Best, checkpoints: Checkpoints) -> TrainState:
+    """The state whose parameters a run ends with: those of the best evaluation where it chooses, or the last."""
+    last = int(state.step)
+    if best.metric:
+        ended = "; training ended there" if last < config.train.steps else ""
+        _log(f"Best {best.metric} {best.value:.6g}, at step {best.step or last} of {last}{ended}")
+    if best.step in (None, last):
+        return state
+    params = checkpoints.restore(best.step, params=abstract_trained(config, mesh))["params"]
+    return state.replace(step=jnp.asarray(best.step, jnp.int32), params=params)
 
 
 def _recorder(config: Any, mesh: Mesh, workdir: epath.Path, start: int, writes: bool) -> Recorder:
@@ -238,7 +246,7 @@ def _report(config: Any, params: Any, mesh: Mesh, corpus: Corpus, values: dict[s
         figures = {"bits per byte": values["bits_per_byte"]} | corpus.metadata["compressed_bits_per_byte"]
         print("   ".join(f"{name} {value:.4f}" for name, value in figures.items()))
     for prompt, text in zip(config.sample.prompts, samples, strict=True):
-        print(f"\n--- {prompt!r}\n{prompt}{text}")
+        print(f"\n--- {prompt!r}\n{'' if reads_apart(config) else prompt}{text}")
 
 
 def _log(line: str) -> None:

@@ -13,7 +13,8 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from data import Tokenizer
+from data import DataConfig, Tokenizer, make_task
+from data.tasks import Setting
 from data.tokenizer import ESCAPE
 from model import Beams, advance, beam_search, begin, row_keys
 from parallel import BATCH_AXES, on_mesh, to_host
@@ -53,17 +54,23 @@ def reach(config: Any) -> int:
 
 
 def check_prompts(config: Any, tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
-    """Encodes prompts as the beginnings of documents; for an encoder-decoder, as whole ones.
+    """Encodes prompts as the config's task does, if it is one of writing answers.
 
-    Where a tokenizer has no beginning of its own, as T5's, only the end is put around those.
+    Else they are the beginnings of documents; for an encoder-decoder, whole ones. Where a tokenizer has no beginning of
+    its own, as T5's, only the end is put around those.
 
     Raises:
         ValueError: prompt and continuation are longer than learned positions reach.
     """
-    first, last = [tokenizer.bos_id], []
-    if reads_apart(config):
-        first, last = [i for i in first if i != tokenizer.eos_id], [tokenizer.eos_id]
-    ids = [[*first, *tokenizer.encode(prompt), *last] for prompt in prompts]
+    data = DataConfig.of(config.data)
+    task: Any = make_task(data)
+    if hasattr(task, "ask"):
+        ids = [task.prompt(task.ask(prompt), Setting(tokenizer, data)).ids for prompt in prompts]
+    else:
+        first, last = [tokenizer.bos_id], []
+        if reads_apart(config):
+            first, last = [i for i in first if i != tokenizer.eos_id], [tokenizer.eos_id]
+        ids = [[*first, *tokenizer.encode(prompt), *last] for prompt in prompts]
     check_lengths(config, ids)
     return ids
 
@@ -89,9 +96,12 @@ def check_lengths(config: Any, ids: Sequence[Sequence[int]]) -> None:
 def decoder_start_id(config: Any, tokenizer: Tokenizer, workdir: epath.PathLike | None = None) -> int:
     """The token that an encoder-decoder's decoder begins with.
 
-    That is what `train.convert` noted of the imported model in `workdir` or, of a run, in `config.init_from`; BART, for
-    one, begins with its end. Without such a note it is the padding, as in T5 and Marian.
+    That is what the config's task says, or what `train.convert` noted of the imported model in `workdir` or, of a run,
+    in `config.init_from`; BART, for one, begins with its end. Without either it is the padding, as in T5 and Marian.
     """
+    task: Any = make_task(DataConfig.of(config.data))
+    if hasattr(task, "start"):
+        return getattr(tokenizer, f"{task.start}_id")
     for directory in filter(None, (workdir, config.init_from)):
         path = epath.Path(directory).expanduser() / IMPORTED
         if path.exists():
@@ -159,7 +169,7 @@ def write_texts(
         prompt_BP, lengths_B = np.full((len(encoder_lengths_B), 1), start_id, np.int32), np.sign(encoder_lengths_B)
         memory = {"encoder_tokens_BS": encoder_tokens_BS, "encoder_lengths_B": encoder_lengths_B}
     else:
-        before, memory = ids, {}
+        before, memory = ids, {"both_ways": config.data.task.startswith("prefix_lm")}
         prompt_BP, lengths_B = pad_rows(ids, mesh, tokenizer.pad_id)
     room, rules = round_up(s.max_tokens), rules_of(config)
     looks = [Look(tokenizer, prompt, s.stop) for prompt in before]

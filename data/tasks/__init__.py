@@ -14,6 +14,7 @@ from .questions import Questions
 from .seq2seq import Continuation, Seq2Seq
 from .span_corruption import SpanCorruption
 from .tagging import Tagging
+from .task import Setting as Setting
 from .task import Task
 
 TASKS: dict[str, Callable[..., Task]] = {

@@ -29,9 +29,11 @@ class FineTuning:
     Attributes:
         form: "chat" has "messages", a list of {"role", "content"}; "turns" has "prompt" and "completion", which
             become a chat of two turns; "plain" writes the completion right after the prompt, without any marks.
+        metrics: as of `Seq2Seq`, of the last message.
     """
 
     form: str = "chat"
+    metrics: str = ""
 
     objective = "tokens"
     architectures = ("decoder",)
@@ -71,6 +73,11 @@ class FineTuning:
         prompt, completion = self.prompt(fields, setting)
         ending = [*setting.tokenizer.encode(completion), setting.tokenizer.eos_id]
         return [next_tokens(prompt + ending, [0] * len(prompt) + [1] * len(ending), setting)]
+
+    def ask(self, text: str) -> Fields:
+        """What a user says."""
+        said = {"role": "user", "content": text}
+        return {"messages": [said, {"role": "assistant", "content": ""}], "prompt": text, "completion": ""}
 
     def prompt(self, fields: Fields, setting: Setting) -> Prompt:
         """What comes before the last message, which must be the assistant's."""

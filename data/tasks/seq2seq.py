@@ -29,12 +29,15 @@ class Seq2Seq:
         start: what the decoder begins with: "pad" as T5 and Marian, "bos" or "eos" as BART.
         bos: whether source and target begin with it, as BART's do.
         source_length: tokens of the encoder, S; 0 is as many as config.data.seq_len.
+        metrics: of `train.SCORES`, such as "bleu/chrf" or "rouge", of what the model writes at the last evaluation, by
+            config.sample; "" has it write nothing.
     """
 
     prefix: str = ""
     start: str = "pad"
     bos: bool = False
     source_length: int = 0
+    metrics: str = ""
 
     objective = "tokens"
     architectures = ("encoder_decoder",)
@@ -76,6 +79,10 @@ class Seq2Seq:
         begins = [tokenizer.bos_id] * self.bos
         return [*[*begins, *tokenizer.encode(text)][: length - 1], tokenizer.eos_id]
 
+    def ask(self, text: str) -> Fields:
+        """A source."""
+        return {"source": text, "target": ""}
+
     def prompt(self, fields: Fields, setting: Setting) -> Prompt:
         """What the encoder reads, and the target."""
         length = self.source_length or setting.config.seq_len
@@ -102,11 +109,13 @@ class Continuation:
         prefix: as of `Seq2Seq`.
         separator: what to put between source and target.
         source_length: tokens of the source, its prefix included; 0 is half a row.
+        metrics: as of `Seq2Seq`.
     """
 
     prefix: str = ""
     separator: str = "\n"
     source_length: int = 0
+    metrics: str = ""
 
     objective = "tokens"
     architectures = ("decoder",)
@@ -139,6 +148,10 @@ class Continuation:
         prompt, target = self.prompt(fields, setting)
         ending = [*setting.tokenizer.encode(target), setting.tokenizer.eos_id]
         return [next_tokens(prompt + ending, [0] * len(prompt) + [1] * len(ending), setting)]
+
+    def ask(self, text: str) -> Fields:
+        """A source."""
+        return {"source": text, "target": ""}
 
     def prompt(self, fields: Fields, setting: Setting) -> Prompt:
         """What comes before the target, and the target."""

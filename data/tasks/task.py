@@ -204,6 +204,15 @@ class Choosing(ExampleTask, Protocol):
 class Writing(ExampleTask, Protocol):
     """A task whose answers are texts that a model writes."""
 
+    @property
+    def metrics(self) -> str:
+        """Which of `train.SCORES` tell how well what is written is, with slashes between; "" writes nothing."""
+        ...
+
+    def ask(self, text: str) -> Fields:
+        """What a user types, as an example without an answer."""
+        ...
+
     def prompt(self, fields: Fields, setting: Setting) -> Prompt:
         """An example without its answer, and the answer."""
         ...

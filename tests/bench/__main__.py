@@ -1,9 +1,10 @@
 """All benchmarks, one after the other: `make bench`."""
 
-from tests.bench import baselines, collectives, equivalence, loader
+from tests.bench import baselines, collectives, distillation, equivalence, loader
 
 if __name__ == "__main__":
     equivalence.main()
     collectives.main()
     baselines.main([])
+    distillation.main()
     loader.main()
