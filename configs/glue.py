@@ -33,7 +33,7 @@ def get_config(task: str = "cola") -> ConfigDict:
         raise ValueError(f"GLUE has no task {task!r}; use one of {', '.join(TASKS)}")
     config = fine_tuning(f"glue/{task}", *TASKS[task])
     if task == "stsb":
-        config.data.task = "regression,pairs=1"
+        config.data.task = "regression"
     elif task in METRICS:
         config.data.task = f"{config.data.task},metrics={METRICS[task]}"
     return config
@@ -45,7 +45,7 @@ def fine_tuning(dataset: str, rename: str, num_classes: int, num_examples: int, 
     config.name = dataset
     config.data.source = f"tfds,name={dataset},split=train,rename={rename}"
     config.data.valid_source = f"tfds,name={dataset},split={validation},rename={rename}"
-    config.data.task = "classification" + (",pairs=1" if "text_b" in rename else "")
+    config.data.task = "classification"
     config.data.update(seq_len=128, batch_size=32)
     config.model.update(classifier=f"tanh,classes={num_classes}", dropout=0.1)
     config.optimizer.update(learning_rate=2e-5, schedule="linear", final_fraction=0.0, weight_decay=0.01, b2=0.999)
