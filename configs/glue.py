@@ -52,5 +52,4 @@ def fine_tuning(dataset: str, rename: str, num_classes: int, num_examples: int, 
     config.train.steps = -(-3 * num_examples // config.data.batch_size)
     config.optimizer.warmup_steps = config.train.steps // 10
     config.train.update(eval_every=config.train.steps // 6, eval_batches=0)
-    config.sample.prompts = ()
     return config
