@@ -87,10 +87,8 @@ def get_config() -> ConfigDict:
     data.prefetch = 8  # batches read ahead
 
     optimizer = config.optimizer = ConfigDict()
-    optimizer.name = "adamw"  # adamw or muon
+    optimizer.name = "adamw"  # adamw or muon[,learning_rate=0.02][,iterations=5], which are of the hidden matrices
     optimizer.learning_rate = 1e-3  # the peak
-    optimizer.muon_learning_rate = 0.02  # muon: the peak for hidden matrices; the others follow learning_rate
-    optimizer.muon_iterations = 5  # muon: Newton-Schulz iterations; fewer are faster and less exact
     optimizer.b1 = 0.9  # adamw: decay of the mean of the gradients
     optimizer.b2 = 0.95  # adamw: decay of the mean of their squares
     optimizer.eps = 1e-8  # added to the divisor
@@ -142,7 +140,11 @@ def get_config() -> ConfigDict:
     train.keep_every = 0  # checkpoints at multiples of this are kept for good; 0: none
 
     sample = config.sample = ConfigDict()
-    sample.prompts = ("def ", "import ", "class ")  # continued at the end of training; () is none
+    sample.prompts = (
+        "def ",
+        "import ",
+        "class ",
+    )  # continued at the end of training, if the task is to write; () is none
     sample.max_tokens = 48  # length of a sample
     sample.strategy = "sample"  # greedy, sample[,temperature=0.8][,top_k=0][,top_p=0.95][,min_p=0.05] or beam[,beams=4]
     sample.stop = ()  # texts that end a sample before them, such as ("\n\n",)

@@ -24,7 +24,6 @@ TASKS = {
     "rte": ("sentence1:text/sentence2:text_b", 2, 2490, "validation"),
     "wnli": ("sentence1:text/sentence2:text_b", 2, 635, "validation"),
 }
-
 METRICS = {"cola": "matthews", "mrpc": "accuracy/binary_f1", "qqp": "accuracy/binary_f1"}  # others: accuracy and F1
 
 
@@ -36,7 +35,7 @@ def get_config(task: str = "cola") -> ConfigDict:
     if task == "stsb":
         config.data.task = "regression"
     elif task in METRICS:
-        config.data.task = f"classification,metrics={METRICS[task]}"
+        config.data.task = f"{config.data.task},metrics={METRICS[task]}"
     return config
 
 
@@ -46,11 +45,11 @@ def fine_tuning(dataset: str, rename: str, num_classes: int, num_examples: int, 
     config.name = dataset
     config.data.source = f"tfds,name={dataset},split=train,rename={rename}"
     config.data.valid_source = f"tfds,name={dataset},split={validation},rename={rename}"
-    config.data.update(task="classification", seq_len=128, batch_size=32)
+    config.data.task = "classification"
+    config.data.update(seq_len=128, batch_size=32)
     config.model.update(classifier=f"tanh,classes={num_classes}", dropout=0.1)
     config.optimizer.update(learning_rate=2e-5, schedule="linear", final_fraction=0.0, weight_decay=0.01, b2=0.999)
     config.train.steps = -(-3 * num_examples // config.data.batch_size)
     config.optimizer.warmup_steps = config.train.steps // 10
     config.train.update(eval_every=config.train.steps // 6, eval_batches=0)
-    config.sample.prompts = ()
     return config

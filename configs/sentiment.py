@@ -13,5 +13,4 @@ def get_config() -> ConfigDict:
     config.data.valid_source = "demo,name=sentiment,split=valid"
     config.data.update(task="classification,labels=negative/positive", seq_len=256, batch_size=16)
     config.model.update(architecture="encoder", classifier="mean,classes=2")
-    config.sample.prompts = ()
     return config

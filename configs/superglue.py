@@ -18,7 +18,7 @@ TASKS = {
     "cb": ("premise:text/hypothesis:text_b", 3, 250, "validation"),
     "copa": ("premise+question:text/choice1+choice2:text_b", 2, 400, "validation"),
     "multirc": ("question+answer:text/paragraph:text_b", 2, 27243, "validation"),
-    "record": ("query:question/passage:context", 2, 100730, "validation"),
+    "record": ("query:question/passage:context/answers:answers", 2, 100730, "validation"),
     "rte": ("premise:text/hypothesis:text_b", 2, 2490, "validation"),
     "wic": ("word+sentence1:text/sentence2:text_b", 2, 5428, "validation"),
     "wsc.fixed": ("span1_text+span2_text:text/text:text_b", 2, 554, "validation"),
@@ -32,6 +32,6 @@ def get_config(task: str = "boolq") -> ConfigDict:
     config = glue.fine_tuning(f"super_glue/{task}", *TASKS[task])
     config.data.seq_len = 512
     if task == "record":
-        config.data.task = "questions"
+        config.data.task = "questions,find=1"
         config.model.classifier = "tokens,classes=2"
     return config

@@ -63,6 +63,10 @@ def write_documents(directory: Path, splits: Splits, *, column: str = "text") ->
             builder.download_and_prepare(file_format="array_record")
         except RuntimeError as error:  # ArrayRecord's word for a failed write
             raise OSError(str(error)) from error
+        except AssertionError as error:  # and of TFDS for a split without examples
+            raise ValueError(
+                f"{error} Each is left out, as a repetition, as a copy of one that validates, or by config.data.filters"
+            ) from error
     shutil.rmtree(directory / "downloads", ignore_errors=True)  # TFDS makes it, empty
     return {split: builder.as_data_source(split=split) for split in splits}
 

@@ -81,12 +81,14 @@ class Dense(nn.Module):
     config: TransformerConfig
     size: int
     bias: bool
+    std: float = 0.0  # of the initial weights; 0 is 1 / sqrt(inputs)
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps (..., D) to (..., size)."""
         D, dtype = x.shape[-1], self.config.dtype
-        y = x @ weight(self, "w", (D, self.size), ("embed", "classes"), projection_init(D)).astype(dtype)
+        init = nn.initializers.normal(self.std) if self.std else projection_init(D)
+        y = x @ weight(self, "w", (D, self.size), ("embed", "classes"), init).astype(dtype)
         return y + weight(self, "b", (self.size,), ("norm",), nn.initializers.zeros).astype(dtype) if self.bias else y
 
 

@@ -300,7 +300,7 @@ class Transformer(nn.Module):
                 pooled = jnp.tanh(Dense(c, D, bias=True, name="pooler")(pooled))
             outputs["pooled"] = pooled
             if classifier.classes:
-                classes = Dense(c, classifier.classes, bias=True, name="classifier")(pooled)
+                classes = Dense(c, classifier.classes, bias=True, std=c.init_std, name="classifier")(pooled)
                 outputs["classes"] = classes.astype(jnp.float32)
         if table_VD is None:
             return outputs | {"logits": outputs["classes"]}

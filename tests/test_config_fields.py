@@ -187,8 +187,6 @@ FIELDS: dict[str, tuple[Any, Callable[..., str]]] = {
     "data.prefetch": (5, reading),
     "optimizer.name": ("muon", step_program),
     "optimizer.learning_rate": (0.5, step_program),
-    "optimizer.muon_learning_rate": (0.5, step_program),
-    "optimizer.muon_iterations": (2, step_program),
     "optimizer.b1": (0.5, step_program),
     "optimizer.b2": (0.5, step_program),
     "optimizer.eps": (1e-2, step_program),
@@ -240,8 +238,6 @@ FIELDS: dict[str, tuple[Any, Callable[..., str]]] = {
 _BY_HAND = {"distributed.coordinator": "host", "distributed.num_processes": 2, "distributed.process_id": 1}
 # Where the field acts only beside another.
 BESIDE: dict[str, dict[str, Any]] = {
-    "optimizer.muon_learning_rate": {"optimizer.name": "muon"},
-    "optimizer.muon_iterations": {"optimizer.name": "muon"},
     "optimizer.decay_steps": {"optimizer.schedule": "wsd"},
     "mesh.replaced_rules": {"mesh.tensor": 2},
     "mesh.schedule": {"mesh.stage": 2},

@@ -504,7 +504,7 @@ def test_the_bias_moves_by_its_rate_and_touches_nothing_else(config: ConfigDict,
 
 
 def test_muon_makes_each_experts_update_nearly_orthogonal(config: ConfigDict):
-    config.optimizer.update(name="muon", muon_learning_rate=1.0, weight_decay=0.0, schedule="constant", warmup_steps=0)
+    config.optimizer.update(name="muon,learning_rate=1.0", weight_decay=0.0, schedule="constant", warmup_steps=0)
     optimizer = make_optimizer(config)
     params = {"layers": {"moe": {"w_in": jnp.zeros((2, 3, 4, 8)), "w_out": jnp.zeros((2, 3, 8, 4))}}}
     grads = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(leaf.shape[-1]), leaf.shape), params)

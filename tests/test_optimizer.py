@@ -29,9 +29,7 @@ def random_params(seed: int) -> dict:
 
 
 def configure(config: ConfigDict, **optimizer) -> ConfigDict:
-    config.optimizer.update(
-        schedule="constant", warmup_steps=0, learning_rate=0.1, muon_learning_rate=0.1, clip_norm=0.0
-    )
+    config.optimizer.update(schedule="constant", warmup_steps=0, learning_rate=0.1, clip_norm=0.0)
     config.optimizer.update(optimizer)
     return config
 
@@ -81,7 +79,7 @@ def test_adamw_equals_its_equations(config: ConfigDict):
 
 def test_muon_makes_each_layers_update_nearly_orthogonal(config: ConfigDict):
     """Newton-Schulz drives the singular values of each hidden matrix's update to about 1, layer by layer."""
-    optimizer = make_optimizer(configure(config, name="muon", weight_decay=0.0, muon_learning_rate=1.0))
+    optimizer = make_optimizer(configure(config, name="muon,learning_rate=1.0", weight_decay=0.0))
     params, grads = random_params(0), random_params(1)
     updates = by_name(optimizer.update(grads, optimizer.init(params), params)[0])
     for name, rows in (("w_q", 4), ("w_out", 4)):
@@ -103,7 +101,7 @@ def test_clipping_scales_the_gradients_to_the_given_norm(config: ConfigDict):
 @pytest.mark.parametrize(
     ("optimizer", "message"),
     [
-        ({"name": "adam"}, "config.optimizer.name='adam' is not known; use one of adamw, muon"),
+        ({"name": "adam"}, "config.optimizer.name='adam': 'adam' is not known; use one of adamw, muon"),
         ({"learning_rate": 0.0}, "config.optimizer.learning_rate=0.0 must be above 0"),
         ({"b2": 1.0}, "config.optimizer.b2=1.0 must be at least 0 and below 1"),
         ({"clip_norm": -1.0}, "config.optimizer.clip_norm=-1.0 must be 0 or more"),

@@ -15,7 +15,7 @@ from .harness import run_harness
 from .restore import restore_params
 from .runtime import run_command, set_up
 from .suitability import check_suits
-from .workdir import check_same_corpus
+from .workdir import check_same_corpus, with_labels_of
 
 
 def main(argv: list[str]) -> None:
@@ -24,6 +24,7 @@ def main(argv: list[str]) -> None:
         "workdir": (None, "the run's directory"),
         "split": ("valid", "valid or train"),
         "limit": (0, "at most this many batches, or with --harness examples of each task; 0 is all"),
+        "source": ("", "instead of the run's data, all of another source, such as jsonl,path=test.jsonl"),
         "harness": ("", "instead, tasks of lm-evaluation-harness, such as arc_easy,hellaswag, or files of your own"),
     }
     arguments = read_command_line(argv, "train.evaluate", __doc__ or "", options=options, config_from_workdir=True)
@@ -38,12 +39,17 @@ def main(argv: list[str]) -> None:
         write_report(run_harness(config, workdir, arguments.flags["harness"], limit=arguments.flags["limit"]))
         return
     check_suits(config)
-    corpus = in_turns("prepare", lambda: prepare(config.data))
-    check_same_corpus(workdir, corpus)
+    if arguments.flags["source"]:
+        config.data.update(source="", valid_source=arguments.flags["source"], tokenizer=str(workdir))
+        corpus = with_labels_of(workdir, in_turns("prepare", lambda: prepare(config.data)))
+    else:
+        corpus = in_turns("prepare", lambda: prepare(config.data))
+        check_same_corpus(workdir, corpus)
     params, mesh, step = restore_params(config, workdir)
     values = evaluate(config, params, mesh, corpus=corpus, split=split, limit=arguments.flags["limit"])
     compressed = corpus.metadata["compressed_bits_per_byte"] if split == "valid" else {}
-    write_report({"step": step, "split": split} | values | {"compressed_bits_per_byte": compressed})
+    where = {"source": arguments.flags["source"]} if arguments.flags["source"] else {"split": split}
+    write_report({"step": step} | where | values | {"compressed_bits_per_byte": compressed})
 
 
 def write_report(report: dict[str, Any]) -> None:

@@ -25,11 +25,11 @@ from .initial import adopt, first_state, fresh_parameters
 from .interrupt import Interrupt
 from .metrics import Recorder, peak_flops
 from .runtime import set_up
-from .samples import check_prompts, continue_prompts, reads_apart
+from .samples import check_prompts, continue_prompts, reads_apart, writes
 from .source import read_fixed
 from .state import TrainState, abstract_state, abstract_trained, model_params, restore_state, save_state
 from .step import make_train_step
-from .suitability import check_suits
+from .suitability import check_labels, check_suits
 from .workdir import check_equal_corpora, check_same_corpus, check_space, check_workdir, write_run
 
 
@@ -200,10 +200,11 @@ def _check_corpus(config: Any, corpus: Corpus, workdir: epath.Path) -> TrainingR
         ValueError: a split is shorter than a window, a prompt too long, or the corpus another.
     """
     check_same_corpus(workdir, corpus)
+    check_labels(config, corpus.metadata.get("labels"))
     check_teacher_tokenizer(config, corpus.metadata["tokenizer_sha256"])
     order = TrainingRows(DataConfig.of(config.data), corpus, config.seed)
     open_rows(DataConfig.of(config.data), corpus, "valid")
-    if config.sample.prompts:
+    if config.sample.prompts and writes(config):
         check_prompts(config, corpus.tokenizer, config.sample.prompts)
     return order
 
@@ -234,9 +235,8 @@ def _describe(config: Any, mesh: Mesh, corpus: Corpus, order: TrainingRows, star
 
 def _report(config: Any, params: Any, mesh: Mesh, corpus: Corpus, values: dict[str, float]) -> None:
     """Prints the last figures beside the compressors', and samples; every process computes, one prints."""
-    samples = []
-    if config.sample.prompts:
-        samples = continue_prompts(config, params, mesh, corpus.tokenizer, config.sample.prompts)
+    prompts = config.sample.prompts if writes(config) else ()
+    samples = continue_prompts(config, params, mesh, corpus.tokenizer, prompts) if prompts else []
     if jax.process_index() != 0:
         return
     print(f"\nvalidation loss {values['loss']:.4f} nats" + (" per token" if "perplexity" in values else ""), end="")
@@ -245,7 +245,7 @@ def _report(config: Any, params: Any, mesh: Mesh, corpus: Corpus, values: dict[s
     if "bits_per_byte" in values:
         figures = {"bits per byte": values["bits_per_byte"]} | corpus.metadata["compressed_bits_per_byte"]
         print("   ".join(f"{name} {value:.4f}" for name, value in figures.items()))
-    for prompt, text in zip(config.sample.prompts, samples, strict=True):
+    for prompt, text in zip(prompts, samples, strict=True):
         print(f"\n--- {prompt!r}\n{'' if reads_apart(config) else prompt}{text}")
 
 

@@ -1,5 +1,6 @@
 """Optimizers: one function each, and its row in OPTIMIZERS. All are sharded as the parameters are."""
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 from optax.contrib import MuonDimensionNumbers, muon
+
+from data.options import choose
 
 from .layer_decay import with_layer_decay
 from .parameters import matrix_of, parameter_name
@@ -45,9 +48,17 @@ def _adamw(config: Any) -> optax.GradientTransformation:
     )
 
 
-def _muon(config: Any) -> optax.GradientTransformation:
-    """Muon for the hidden matrices, AdamW for the rest (Jordan et al. 2024; Liu et al. 2025, arXiv:2502.16982)."""
+def _muon(config: Any, *, learning_rate: float = 0.02, iterations: int = 5) -> optax.GradientTransformation:
+    """Muon for the hidden matrices, AdamW for the rest (Jordan et al. 2024; Liu et al. 2025, arXiv:2502.16982).
+
+    Args:
+        config: the whole config; its learning rate is that of the rest.
+        learning_rate: the peak for hidden matrices.
+        iterations: of Newton-Schulz; fewer are faster and less exact.
+    """
     o = config.optimizer
+    if learning_rate <= 0 or iterations < 1:
+        raise ValueError(f"config.optimizer.name={o.name!r}: learning_rate must be above 0, and iterations at least 1")
 
     def dimensions(params: Params) -> Params:
         def of(path: tuple[Any, ...], _: Any) -> MuonDimensionNumbers | None:
@@ -57,8 +68,8 @@ def _muon(config: Any) -> optax.GradientTransformation:
         return jax.tree_util.tree_map_with_path(of, params)
 
     return muon(
-        make_schedule(config, o.muon_learning_rate),
-        ns_steps=o.muon_iterations,
+        make_schedule(config, learning_rate),
+        ns_steps=iterations,
         beta=0.95,
         nesterov=True,
         eps=o.eps,
@@ -101,7 +112,8 @@ def _balancing(optimizer: optax.GradientTransformation, rate: float) -> optax.Gr
     return optax.partition({"bias": move, "rest": optimizer}, labels)
 
 
-OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
+# name -> a function of the config, whose keyword arguments are the optimizer's own options
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adamw": _adamw,
     "muon": _muon,
 }
@@ -114,20 +126,17 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
         ValueError: an unknown optimizer or schedule, or a value out of range.
     """
     o = config.optimizer
-    if o.name not in OPTIMIZERS:
-        raise ValueError(f"config.optimizer.name={o.name!r} is not known; use one of {', '.join(OPTIMIZERS)}")
-    for field in ("learning_rate", "muon_learning_rate", "eps"):
+    for field in ("learning_rate", "eps"):
         if o[field] <= 0:
             raise ValueError(f"config.optimizer.{field}={o[field]} must be above 0")
-    if o.muon_iterations < 1:
-        raise ValueError(f"config.optimizer.muon_iterations={o.muon_iterations} must be at least 1")
     for field in ("b1", "b2"):
         if not 0 <= o[field] < 1:
             raise ValueError(f"config.optimizer.{field}={o[field]} must be at least 0 and below 1")
     for field in ("weight_decay", "clip_norm", "final_fraction"):
         if o[field] < 0:
             raise ValueError(f"config.optimizer.{field}={o[field]} must be 0 or more")
-    optimizer = OPTIMIZERS[o.name](config)
+    of_config = {name: functools.partial(make, config) for name, make in OPTIMIZERS.items()}
+    optimizer = choose("config.optimizer.name", o.name, of_config).make()
     # Without clipping the state has the same tree, so that a restart may change it.
     clip = optax.clip_by_global_norm(o.clip_norm) if o.clip_norm else optax.identity()
     optimizer = with_layer_decay(optax.chain(clip, optimizer), config)

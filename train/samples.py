@@ -20,11 +20,21 @@ from model import Beams, advance, beam_search, begin, row_keys
 from parallel import BATCH_AXES, on_mesh, to_host
 
 from .compose import make_model, rules_of
+from .objective import objective_name
 from .strategy import make_strategy
 from .workdir import IMPORTED
 
 SMALLEST = 16  # lengths and room are rounded up to powers of two from here on, so that few programs are compiled
 LOOK_EVERY = 16  # tokens between two looks for a stop string, where nobody waits for the text
+
+
+def writes(config: Any) -> bool:
+    """Whether the config's model is one that writes text, and is trained to."""
+    return _can_write(config.model) and objective_name(config) == "tokens"
+
+
+def _can_write(model: Any) -> bool:
+    return model.architecture.startswith("encoder_decoder") or (model.architecture == "decoder" and not model.image)
 
 
 def check_writes(config: Any) -> None:
@@ -34,7 +44,7 @@ def check_writes(config: Any) -> None:
         ValueError: it does not; it names the key.
     """
     model = config.model
-    if model.architecture.startswith("encoder_decoder") or (model.architecture == "decoder" and not model.image):
+    if _can_write(model):
         return
     key = "image" if model.image else "architecture"
     raise ValueError(

@@ -1,5 +1,6 @@
 """Whether a model suits what it is to learn."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from data import DataConfig, make_task
@@ -18,7 +19,7 @@ _CLASSIFIERS: dict[str, tuple[tuple[str, ...], int]] = {
 }
 
 
-def check_labels(config: Any, labels: list[str] | None) -> None:
+def check_labels(config: Any, labels: Sequence[str] | None) -> None:
     """Checks that the model has a class for each label of a corpus, where it has labels.
 
     Raises:

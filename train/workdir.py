@@ -12,6 +12,7 @@ A model that train.convert imported has the first two, checkpoints/, and
 imported.json    where it comes from
 """
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -33,6 +34,7 @@ FREE_OF_MODEL = ("dropout", "dtype", "remat", "scan_unroll")
 _FREE = {f"model.{field}" for field in FREE_OF_MODEL} | {
     f"data.{field}" for field in ("dir", "read_threads", "prefetch")
 }
+_LABELS = ("labels", "label_counts")  # of a corpus, see data/supervised.py
 _SHAPES = ("data.vocab_size",)  # with `model` and `optimizer`: what the shapes of the state follow from
 _FIXED = ("model.", "data.", "seed", "optimizer.name", "train.objective", "train.parameters", "init_from")
 
@@ -52,6 +54,8 @@ def config_difference(old: Any, new: Any) -> tuple[dict[str, tuple[Any, Any]], d
     fixed = {key: pair for key, pair in changed.items() if key.startswith(_FIXED) and key not in _FREE}
     if "data.tokenizer" in fixed and not any(is_trained(str(value)) for value in fixed["data.tokenizer"]):
         del fixed["data.tokenizer"]  # another path: `check_same_corpus` compares what lies there
+    if "optimizer.name" in fixed and len({str(name).partition(",")[0] for name in fixed["optimizer.name"]}) == 1:
+        del fixed["optimizer.name"]  # the state is of the same shapes, whatever the options
     for field in {"data.source", "data.valid_source"} & set(fixed):  # likewise, if the parts have the same shares
         old, new = fixed[field]
         if old and new and read_shares(old) == read_shares(new):
@@ -174,7 +178,15 @@ def corpus_facts(corpus: Corpus) -> dict[str, Any]:
         "tokenizer_sha256": corpus.metadata["tokenizer_sha256"],
         "tokens_sha256": {split: facts["tokens_sha256"] for split, facts in corpus.metadata["splits"].items()},
         "compressed_bits_per_byte": corpus.metadata["compressed_bits_per_byte"],
+        **{name: corpus.metadata[name] for name in _LABELS if name in corpus.metadata},
     }
+
+
+def with_labels_of(workdir: epath.Path, corpus: Corpus) -> Corpus:
+    """Another corpus with the labels of the run's, whose numbers the model knows."""
+    facts = json.loads((workdir / "corpus.json").read_text())
+    labels = {name: facts[name] for name in _LABELS if name in facts}
+    return dataclasses.replace(corpus, metadata={**corpus.metadata, **labels})
 
 
 def write_run(workdir: epath.Path, config: Any, corpus: Corpus) -> None:

@@ -44,10 +44,10 @@ def hf_disk(*, path: str, split: str = "train") -> Source:
                 for first in range(0, len(batch), _ROWS):
                     yield batch.slice(first, _ROWS)
 
-    return _tables(files, batches)
+    return _tables(files, batches, split)
 
 
-def _tables(files: Files, batches: Callable[[Path], Iterable[Any]]) -> Source:
+def _tables(files: Files, batches: Callable[[Path], Iterable[Any]], split: str = "") -> Source:
     """The rows of files, each named by its number from 0."""
     arrow_error = from_extra("pyarrow", "this source").ArrowException
 
@@ -63,7 +63,7 @@ def _tables(files: Files, batches: Callable[[Path], Iterable[Any]]) -> Source:
             except (*UNREADABLE, arrow_error) as error:
                 yield Broken(f"{of}:{row}", f"cannot be read: {error}")
 
-    return Source(files.identity, examples)
+    return Source(f"{files.identity} {split}", examples)
 
 
 def _rows(batch: Any) -> Iterator[dict[str, Any] | str]:

@@ -45,8 +45,8 @@ def array_record(*, path: str, pattern: str = "**/*.array_record*", format: str 
     return Source(f"{files.identity} {format}", examples)
 
 
-def tfds(*, name: str, path: str, split: str = "train") -> Source:
-    """A split of a dataset that was prepared as ArrayRecord under the data_dir `path`."""
+def tfds(*, name: str, path: str = "~/tensorflow_datasets", split: str = "train") -> Source:
+    """A split of a dataset that was prepared as ArrayRecord under the data_dir `path`; classes are numbers."""
     import tensorflow_datasets
 
     def explain(error: Exception) -> ValueError:
@@ -58,8 +58,14 @@ def tfds(*, name: str, path: str, split: str = "train") -> Source:
             "reading them afterwards does not"
         )
 
+    data_dir = str(Path(path).expanduser())
     try:
-        builder: Any = tensorflow_datasets.builder(name, data_dir=str(Path(path).expanduser()))
+        try:  # what is on the disk needs no code; that of some datasets would need TensorFlow
+            builder: Any = tensorflow_datasets.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
+        except tensorflow_datasets.core.DatasetNotFoundError:
+            import tensorflow_datasets.text  # registers its datasets, some in vain without TensorFlow
+
+            builder = tensorflow_datasets.builder(name, data_dir=data_dir)
     except Exception as error:  # tfds raises many kinds, none of which names our keys
         raise explain(error) from error
     info = builder.info
@@ -76,8 +82,8 @@ def tfds(*, name: str, path: str, split: str = "train") -> Source:
         for i in range(len(records)):
             yield Example(f"{split}/{i}", {column: plain(value) for column, value in records[i].items()})
 
-    lengths, size = info.splits[split].shard_lengths, info.splits[split].num_bytes
-    return Source(f"{info.full_name} {split} {lengths} {size}", examples)
+    sizes = [(one.shard_lengths, one.num_bytes) for key, one in info.splits.items() if key == split]
+    return Source(f"{info.full_name} {split} {len(records)} {sizes}", examples)
 
 
 def plain(value: Any) -> Any:

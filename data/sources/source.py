@@ -70,7 +70,7 @@ def renamed(
 
     Args:
         examples: yields them.
-        rename: "old:new/old:new".
+        rename: "old:new/old:new"; "a+b:new" joins two texts by a space.
 
     Raises:
         ValueError: `rename` is not of this form.
@@ -86,11 +86,20 @@ def renamed(
                 yield example
                 continue
             name, fields = example
-            missing = [old for old in new_names if old not in fields]
+            missing = [old for joined in new_names for old in joined.split("+") if old not in fields]
             if missing:
                 yield Broken(name, f"no column {missing[0]!r} to rename; there are {', '.join(fields)}")
                 continue
-            kept = {column: value for column, value in fields.items() if column not in new_names}
-            yield Example(name, kept | {new: fields[old] for old, new in new_names.items()})
+            taken = {old for joined in new_names for old in joined.split("+")}
+            kept = {column: value for column, value in fields.items() if column not in taken}
+            yield Example(name, kept | {new: _joined(fields, old) for old, new in new_names.items()})
 
     return with_new_names
+
+
+def _joined(fields: dict[str, Any], columns: str) -> Any:
+    """The value of a column, or the texts of several."""
+    if "+" not in columns:
+        return fields[columns]
+    texts = [fields[column] for column in columns.split("+")]
+    return " ".join(text.decode(errors="surrogateescape") if isinstance(text, bytes) else str(text) for text in texts)

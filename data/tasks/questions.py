@@ -43,6 +43,7 @@ class Questions:
         best: how many starts and ends of a row are looked at.
         no_answer: whether a question may be found to have no answer.
         threshold: how much better than an answer none must be.
+        find: examples have no "starts": an answer is where it is first in the context.
     """
 
     stride: int = 128
@@ -50,13 +51,18 @@ class Questions:
     best: int = 20
     no_answer: bool = True
     threshold: float = 0.0
+    find: bool = False
 
     objective = "spans"
     architectures = ("encoder",)
     scores = ("squad",)
-    fields = _FIELDS
     augmented = ()
     packs = False
+
+    @property
+    def fields(self) -> Mapping[str, tuple[type, ...]]:
+        """A question, a context, and the answers with their places."""
+        return {name: types for name, types in _FIELDS.items() if name != "starts" or not self.find}
 
     def check(self, config: DataConfig, tokenizer: Tokenizer | None) -> None:
         """There is room, and the numbers are in range."""
@@ -76,6 +82,8 @@ class Questions:
 
     def encode(self, fields: Fields, setting: Setting) -> list[Batch]:
         """A piece for each window of the context."""
+        if self.find:
+            fields = {**fields, "starts": [fields["context"].find(answer) for answer in fields["answers"]]}
         answer, windows = _first_answer(fields), self._windows(fields, setting)
         places = [(0, 0)] * len(windows)
         if answer and (tokens := _tokens_of(answer, fields, setting)):
