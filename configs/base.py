@@ -144,7 +144,7 @@ def get_config() -> ConfigDict:
         "def ",
         "import ",
         "class ",
-    )  # continued at the end of training, if the task is to write; () is none
+    )  # continued at the end, if the task is to write; () is none
     sample.max_tokens = 48  # length of a sample
     sample.strategy = "sample"  # greedy, sample[,temperature=0.8][,top_k=0][,top_p=0.95][,min_p=0.05] or beam[,beams=4]
     sample.stop = ()  # texts that end a sample before them, such as ("\n\n",)
