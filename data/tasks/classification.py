@@ -11,7 +11,7 @@ from ..config import DataConfig
 from ..examples import Examples
 from ..store import Corpus
 from ..tokenizer import Tokenizer
-from .frame import blank, check_frame, frame
+from .frame import KEEP, blank, check_frame, frame
 from .task import Batch, Fields, Rows, Setting
 
 Scored = Sequence[tuple[Fields, Sequence[int]]]
@@ -24,8 +24,8 @@ def texts_of(fields: Fields) -> list[str]:
     return [fields[name] for name in _BOTH if fields.get(name) is not None]
 
 
-def encode_texts(fields: Fields, setting: Setting) -> Batch:
-    """The text of an example, or both, framed.
+def encode_texts(fields: Fields, setting: Setting, *, keep: str = KEEP[0]) -> Batch:
+    """The text of an example, or both, framed; of one text that is too long, the part that `frame` is told to keep.
 
     Raises:
         ValueError: there is no text.
@@ -33,7 +33,7 @@ def encode_texts(fields: Fields, setting: Setting) -> Batch:
     ids = [setting.tokenizer.encode(text) for text in texts_of(fields)]
     if not any(ids):
         raise ValueError("it has no text")
-    return frame(setting.tokenizer, setting.config.seq_len, *ids)
+    return frame(setting.tokenizer, setting.config.seq_len, *ids, keep=keep)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +46,13 @@ class Classification:
         metrics: of `train.SCORES`, such as "accuracy/f1/matthews"; binary_f1 takes the labels 0 and 1.
         class_weights: "balanced" weighs the examples of a class by all / (classes * its own), "1/2/0.5" as it says;
             "" weighs all alike. Evaluation does so anyway.
+        keep: which part of a text that is too long: its "start", its "end", or half of "both".
     """
 
     labels: str = ""
     metrics: str = "accuracy/f1"
     class_weights: str = ""
+    keep: str = KEEP[0]
 
     objective = "classes"
     architectures = ("encoder", "decoder")
@@ -66,6 +68,8 @@ class Classification:
     def check(self, config: DataConfig, tokenizer: Tokenizer | None) -> None:
         """There is room, and weights are numbers."""
         check_frame(config, 5)
+        if self.keep not in KEEP:
+            raise ValueError(f"config.data.task={config.task!r}: keep must be one of {', '.join(KEEP)}")
         given = self.class_weights.split("/")
         if self.class_weights not in ("", "balanced"):
             if not all(_is_number(weight) for weight in given):
@@ -84,13 +88,13 @@ class Classification:
         yield str(fields["label"])
 
     def encode(self, fields: Fields, setting: Setting) -> list[Batch]:
-        """Texts that are too long lose their ends. In an evaluation a class that was never seen weighs nothing."""
+        """In an evaluation a class that was never seen weighs nothing."""
         label, known = str(fields["label"]), str(fields["label"]) in setting.labels
         if not known and not setting.evaluating:
             raise ValueError(f"its label {label!r} is none of {', '.join(setting.labels)}")
         number = setting.labels.index(label) if known else 0
         weight = float(known) if setting.evaluating else self._weights(setting)[number]
-        piece = encode_texts(fields, setting)
+        piece = encode_texts(fields, setting, keep=self.keep)
         return [piece | {"labels": np.array(number, np.int32), "weights": np.array(weight, np.float32)}]
 
     def _weights(self, setting: Setting) -> Sequence[float]:

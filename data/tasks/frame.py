@@ -12,6 +12,7 @@ from ..tokenizer import Tokenizer
 from .task import Batch, Setting
 
 Ids = Sequence[int]
+KEEP = ("start", "both", "end")
 
 
 def marks(tokenizer: Tokenizer) -> tuple[int, int]:
@@ -20,25 +21,33 @@ def marks(tokenizer: Tokenizer) -> tuple[int, int]:
     return tokenizer.bos_id if first is None else first, tokenizer.eos_id if separator is None else separator
 
 
-def frame(tokenizer: Tokenizer, length: int, text: Ids, other: Ids | None = None) -> Batch:
+def frame(tokenizer: Tokenizer, length: int, text: Ids, other: Ids | None = None, *, keep: str = KEEP[0]) -> Batch:
     """One text or two as a row's "inputs" and "token_types", 0 for the first text and 1 for the second.
 
-    What is too long loses tokens at its end: of two texts the longer one, until they are alike.
+    Of two texts that are too long the longer loses tokens at its end, until they are alike.
 
     Args:
         tokenizer: whose special ids frame them.
         length: tokens at most.
         text: ids.
         other: ids of a second text.
+        keep: which part of a single text that is too long: its "start", its "end", or half of "both" (Sun et al. 2019,
+            arXiv:1905.05583, section 5.3.1).
     """
     first, separator = marks(tokenizer)
     if other is None:
-        ids, firsts = [first, *text[: length - 2], separator], None
+        text = text if len(text) <= length - 2 else _cut(text, length - 2, keep)
+        ids, firsts = [first, *text, separator], None
     else:
         a, b = cut_pair(len(text), len(other), length - 3)
         ids, firsts = [first, *text[:a], separator, *other[:b], separator], a + 2
     token_types = np.arange(len(ids)) >= (len(ids) if firsts is None else firsts)
     return {"inputs": np.array(ids, np.int32), "token_types": token_types.astype(np.int32)}
+
+
+def _cut(text: Ids, length: int, keep: str) -> Ids:
+    head = {"start": length, "both": length // 2, "end": 0}[keep]
+    return [*text[:head], *text[len(text) - (length - head) :]]
 
 
 def cut_pair(first: int, second: int, room: int) -> tuple[int, int]:

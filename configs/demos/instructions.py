@@ -1,0 +1,22 @@
+"""Chats about Python's standard library. The model of configs/tiny.py, from its run in runs/tiny (make train).
+
+make train demo-instructions
+"""
+
+from ml_collections import ConfigDict
+
+from configs import tiny
+
+
+def get_config() -> ConfigDict:
+    """The config of the run."""
+    config = tiny.get_config()
+    config.name = "instructions"
+    config.init_from = "runs/tiny"
+    config.data.source = "demo,name=instructions"
+    config.data.valid_source = "demo,name=instructions,split=valid"
+    config.data.update(task="sft,metrics=rouge", seq_len=256, batch_size=16)
+    config.optimizer.update(learning_rate=0.005, warmup_steps=20, decay_steps=600)
+    config.train.update(steps=900, eval_every=300)
+    config.sample.update(prompts=("What does os.path.join do?",), strategy="greedy", max_tokens=64)
+    return config
