@@ -1,10 +1,11 @@
 """What is read off the last activations, and prefixes whose tokens see one another."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model import Transformer
+from model import GREEDY, Transformer, generate
 from model.transformer import pool
 from tests.test_model_transformer import POSITIONS, SEGMENT_IDS, TOKENS, build, jit
 
@@ -70,3 +71,22 @@ def test_order_by_position_is_the_causal_mask():
     _, params, apply = build("llama")
     where = {"segment_ids_BT": SEGMENT_IDS, "positions_BT": POSITIONS}
     np.testing.assert_array_equal(apply(params, TOKENS, **where), apply(params, TOKENS, **where, order_BT=POSITIONS))
+
+
+@pytest.mark.parametrize("both_ways", [True, False])
+def test_a_prompt_is_read_as_the_prefix_that_training_has(both_ways: bool):
+    """Written with the cache and without: with the prompt's tokens all of order 0, or each after the ones before it."""
+    config, params, apply = build("llama")
+    prompts, lengths = TOKENS[:, :5], np.array([5, 3], np.int32)
+    how = {"max_tokens": 4, "sampling": GREEDY, "both_ways": both_ways}
+    written = generate(Transformer(config), params, prompts, lengths, jax.random.key(0), **how)
+    for prompt, length, row in zip(prompts, lengths, np.asarray(written), strict=True):
+        ids = prompt[:length].tolist()
+        for token in row.tolist():
+            padded = np.array([ids + [0] * (12 - len(ids))], np.int32)
+            places = np.arange(12, dtype=np.int32)[None]
+            order = np.where(places < length, 0, places) if both_ways else places
+            segments = (places < len(ids)).astype(np.int32)
+            logits = apply(params, padded, segment_ids_BT=segments, positions_BT=places, order_BT=order)
+            assert int(np.argmax(logits[0, len(ids) - 1])) == token
+            ids.append(token)
