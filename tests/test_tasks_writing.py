@@ -205,7 +205,7 @@ def test_a_message_of_another_form_is_left_out_and_named(message: Any, tmp_path:
     """Also while a tokenizer is trained, which reads the texts before any example is encoded."""
     said = [{"role": "user", "content": "ka"}, {"role": "assistant", "content": "tomi"}]
     chats = [{"messages": [*said, {"role": "user", "content": f"{i} {' '.join(WORDS)}"}]} for i in range(30)]
-    corpus, _ = prepared(tmp_path, [*chats, {"messages": [*said, message]}], "sft", vocab_size=310, seq_len=32)
+    corpus, _ = prepared(tmp_path, [{"messages": [*said, message]}, *chats], "sft", vocab_size=310, seq_len=32)
     left_out = corpus.metadata["left_out"]["unusable"]
     assert left_out["count"] == 1
-    assert "examples.jsonl:31: message 3 is not an object with a role and a content" in left_out["first"][0]
+    assert "examples.jsonl:1: message 3 is not an object with a role and a content" in left_out["first"][0]
