@@ -52,7 +52,8 @@ class Examples:
         self._pieces = lengths[(lengths[:, EXAMPLE] >= documents.start) & (lengths[:, EXAMPLE] < documents.stop)]
         if not len(self._pieces):
             raise ValueError(f"{split} in {corpus.directory} has no example for config.data.task={config.task!r}")
-        if task.packs and config.packing and not evaluating:
+        self._shared = task.packs and config.packing and not evaluating
+        if self._shared:
             sizes = [len(self._padding[f"{side}inputs"]) for side in _SIDES if f"{side}inputs" in self._padding]
             self._rows = pack(self._pieces[:, [LENGTH, ENCODER][: len(sizes)]], sizes)
         else:
@@ -91,12 +92,19 @@ class Examples:
             piece = self._task.encode(fields, self._setting)[which[PIECE]]
         except ValueError:
             return None
+        if not self._shared:  # with others it has no more room than it had when the row was packed
+            return piece
         fits = len(piece["inputs"]) <= which[LENGTH] and len(piece.get("encoder_inputs", ())) <= which[ENCODER]
         return piece if fits else None
 
     def padding(self) -> Batch:
         """A row of padding."""
         return dict(self._padding)
+
+    @property
+    def rows_of_first(self) -> int:
+        """How many rows of an evaluation the first example has."""
+        return int((self._pieces[:, EXAMPLE] == self._pieces[0, EXAMPLE]).sum())
 
     def fields(self, index: int) -> dict[str, Any]:
         """The example of a row of an evaluation, and its "name"."""

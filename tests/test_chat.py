@@ -91,6 +91,14 @@ def test_the_user_s_line_is_continued_and_a_line_s_end_follows_the_answer(config
     assert conversation_tokens(config, tokenizer, again) == [tokenizer.bos_id, *tokenizer.encode("the model\nand")]
 
 
+def test_a_task_of_single_answers_is_asked_in_its_own_form(config: ConfigDict):
+    """As --prompt does it: with prefix and separator, and without what was said before."""
+    tokenizer = prepare(config.data).tokenizer
+    config.data.task = "continuation,prefix='>',separator=' = '"
+    ids, dropped = fitting(config, tokenizer, [*SAID, {"role": "user", "content": "two"}])
+    assert (tokenizer.decode(ids), dropped) == (">two = ", 0)
+
+
 def test_the_oldest_turns_are_dropped_where_the_model_s_length_ends(config: ConfigDict):
     tokenizer = prepare(config.data).tokenizer
     config.sample.max_tokens = 8  # 24 tokens are left for what was said

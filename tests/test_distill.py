@@ -17,12 +17,14 @@ import train.inspect
 from parallel import MeshConfig, make_mesh, shard_batch
 from tests.conftest import tiny_config
 from tests.helpers import command, leaf_errors, one_device, uneven_batch
+from tests.task_cases import TRAINED
 from train import evaluate, fit, make_model, make_train_step
-from train.distill import soft_cross_entropy
+from train.distill import check_same_meaning, soft_cross_entropy
 from train.initial import first_state
 from train.metrics import read_metrics
 from train.source import own_config, read_model
 from train.state import model_params
+from train.workdir import write_tokenizer
 
 
 def tiny_run(directory: Path) -> ConfigDict:
@@ -199,6 +201,17 @@ def test_wrong_options_are_errors(config: ConfigDict, teacher: Path, tmp_path: P
     with pytest.raises(ValueError, match=message):
         fit(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_of_classes_in_another_order_is_an_error(config: ConfigDict, tmp_path: Path):
+    write_tokenizer(epath.Path(tmp_path), TRAINED)
+    (tmp_path / "corpus.json").write_text(json.dumps({"labels": ["positive", "negative"]}))
+    config.data.task = "classification"
+    config.train.objective = f"distill,teacher={tmp_path}"
+    check_same_meaning(config, TRAINED.sha256, ["positive", "negative"])
+    message = r"classes are positive, negative, those of the data negative, positive; .*labels=positive/negative'"
+    with pytest.raises(ValueError, match=message):
+        check_same_meaning(config, TRAINED.sha256, ["negative", "positive"])
 
 
 def test_a_teacher_of_other_tokens_is_an_error(config: ConfigDict, teacher: Path, tmp_path: Path):

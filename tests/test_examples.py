@@ -115,6 +115,17 @@ def test_an_augmented_example_never_outgrows_its_place_and_keeps_its_target(tmp_
     assert sorted(targets) == sorted(record["target"] for record in corpus.records("train"))
 
 
+def test_an_example_with_a_row_of_its_own_may_grow(tmp_path: Path, monkeypatch: Any):
+    """Else augmentation would only ever be seen where it does not lengthen a text."""
+    monkeypatch.setitem(AUGMENTATIONS, "twice", lambda: lambda texts, rng: {k: f"{v} {v}" for k, v in texts.items()})
+    examples = [{"text": f"{i} ka", "label": str(i % 2)} for i in range(12)]
+    corpus, data = prepared(tmp_path, examples, "classification", augment=("twice",), vocab_size=290)
+    plain, changed = (
+        rows_of(DataConfig.of({**data.to_dict(), "augment": ways}), corpus, "train") for ways in ((), ("twice",))
+    )
+    assert all(b["segment_ids"].sum() > a["segment_ids"].sum() for a, b in zip(plain, changed, strict=True))
+
+
 def test_an_evaluation_is_not_augmented(tmp_path: Path):
     corpus, data = prepared(tmp_path, sentences(), "classification", augment=("delete,rate=0.9",))
     rows = rows_of(data, corpus, "valid", evaluating=True)

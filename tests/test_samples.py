@@ -250,6 +250,9 @@ def test_an_encoder_decoder_reads_the_prompt_and_writes_from_its_first_token(con
     assert decoder_start_id(config, tokenizer, tmp_path) == 17
     config.init_from = str(tmp_path)
     assert continue_prompts(config, params, mesh, tokenizer, ["the model"]) == [elsewhere]
+    config.data.task = "span_corruption"  # whose rows begin with the padding, whatever the model did before
+    assert decoder_start_id(config, tokenizer, tmp_path) == tokenizer.pad_id
+    config.data.task = "causal_lm"
     config.sample.max_tokens = 32
     with pytest.raises(ValueError, match=r"max_tokens=32 do not fit .* use at most config.sample.max_tokens=31"):
         check_prompts(config, tokenizer, ["the"])

@@ -386,3 +386,13 @@ def test_windows_of_a_corpus_are_rows_that_name_their_example(tmp_path: Path):
     assert rows.score({"starts": starts, "ends": ends})[0] == [record["answers"][0] for record in records]
     cut = owners.index(2) + 1  # the third example is not whole
     assert len(rows.score({"starts": starts[:cut], "ends": ends[:cut]})[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("answers", "starts", "said"),
+    [([None], [0], r"answers \[None\] are not all texts"), (["ka"], ["0"], "'ka' starts at '0', which is no whole n")],
+)
+def test_an_answer_of_another_type_is_left_out_and_named(answers: list, starts: list, said: str):
+    fields = {"question": "q", "context": "ka", "answers": answers, "starts": starts}
+    with pytest.raises(ValueError, match=said):
+        Questions().encode(fields, setting(seq_len=16))

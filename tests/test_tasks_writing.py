@@ -9,7 +9,7 @@ import pytest
 from data import DataConfig, make_task, open_rows
 from data.chat import chat_prompt, encode_chat
 
-from .task_cases import LETTERS, Letters, data_config, encode, ids, prepared, setting
+from .task_cases import LETTERS, WORDS, Letters, data_config, encode, ids, prepared, setting
 
 CHAT = [
     {"role": "system", "content": "s"},
@@ -198,3 +198,14 @@ def test_a_chat_is_packed_from_a_file(tmp_path: Path):
     asked = [int(record["messages"][0]["content"]) for record in corpus.records("train")]
     assert sorted(found) == sorted((number, number + 1) for number in asked)
     assert len(rows) < len(found)
+
+
+@pytest.mark.parametrize("message", [{"role": "assistant", "content": None}, {"role": "user"}, "hello", None])
+def test_a_message_of_another_form_is_left_out_and_named(message: Any, tmp_path: Path):
+    """Also while a tokenizer is trained, which reads the texts before any example is encoded."""
+    said = [{"role": "user", "content": "ka"}, {"role": "assistant", "content": "tomi"}]
+    chats = [{"messages": [*said, {"role": "user", "content": f"{i} {' '.join(WORDS)}"}]} for i in range(30)]
+    corpus, _ = prepared(tmp_path, [{"messages": [*said, message]}, *chats], "sft", vocab_size=310, seq_len=32)
+    left_out = corpus.metadata["left_out"]["unusable"]
+    assert left_out["count"] == 1
+    assert "examples.jsonl:1: message 3 is not an object with a role and a content" in left_out["first"][0]

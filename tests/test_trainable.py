@@ -21,10 +21,11 @@ from parallel import MeshConfig, make_mesh, shard_batch
 from tests.conftest import tiny_config
 from tests.helpers import command, leaf_errors, one_device, uneven_batch
 from train import fit, init_state, make_train_step
+from train.checkpoint import Checkpoints
 from train.initial import adopt, first_state, fresh_parameters
 from train.metrics import read_metrics
 from train.parameters import matrix_of, parameter_name
-from train.source import own_config, read_model
+from train.source import own_config, read_fixed, read_model
 from train.state import abstract_state, model_params
 from train.trainable import add_adapters, divide, join, trained_part
 
@@ -359,6 +360,26 @@ def test_a_new_head_stays_fresh_and_is_named(runs: Path, corpus_directory: Path)
     assert whole["classifier/w"].tobytes() == fresh["classifier/w"].tobytes()
     assert all(whole[name].tobytes() == expected[name].tobytes() for name in expected)
     assert whole.keys() - expected.keys() == {"classifier/b", "classifier/w", "pooler/b", "pooler/w"}
+
+
+def test_a_restart_after_a_head_was_replaced_finds_the_base_as_it_was(corpus_directory: Path, tmp_path: Path):
+    """BERT's pooler is in the source and not in the run; its checksum was, so that no restart was possible."""
+    source, mesh = tiny_run(corpus_directory), one_device()
+    source.model.classifier = "tanh,classes=2"
+    checkpoints = Checkpoints(epath.Path(tmp_path / "source"))
+    checkpoints.save(0, params=init_state(source, mesh).params)
+    checkpoints.close()
+    (tmp_path / "source/config.json").write_text(json.dumps(source.to_dict()))
+    config = tiny_run(corpus_directory, "lora,also=classifier")
+    config.init_from = str(tmp_path / "source")
+    config.model.classifier = "mean,classes=3"
+    config, workdir = adopt(config), epath.Path(tmp_path / "run")
+    workdir.mkdir()
+    began = by_name(first_state(config, mesh, workdir=workdir).fixed)
+    again = by_name(read_fixed(config, workdir, mesh))
+    assert again.keys() == began.keys()
+    assert not any("pooler" in name for name in again)
+    assert all(again[name].tobytes() == began[name].tobytes() for name in began)
 
 
 def test_a_fresh_head_that_nobody_trains_is_an_error(runs: Path, corpus_directory: Path):

@@ -32,7 +32,9 @@ def fitting(config: Any, tokenizer: Tokenizer, messages: Sequence[Message]) -> t
     Raises:
         ValueError: the last line alone is too long; it names the keys.
     """
-    if reads_apart(config):  # it has no text so far to go on with
+    task: Any = make_task(DataConfig.of(config.data))
+    answers_alone = hasattr(task, "ask") and not hasattr(task, "form")  # such as translations: no conversation
+    if reads_apart(config) or answers_alone:
         return check_prompts(config, tokenizer, [messages[-1]["content"]])[0], 0
     limit, dropped = reach(config) - config.sample.max_tokens, 0
     while len(ids := conversation_tokens(config, tokenizer, messages[2 * dropped :])) > limit:

@@ -10,7 +10,7 @@ Letters: B batch, T length, V vocab or classes, D width of the student, E width 
 
 import functools
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -83,23 +83,29 @@ def teacher_config(config: Any) -> Any:
     return theirs
 
 
-def check_teacher_tokenizer(config: Any, sha256: str) -> None:
-    """Checks that the teacher's tokenizer is that of the data.
+def check_same_meaning(config: Any, sha256: str, labels: Sequence[str]) -> None:
+    """Checks that the teacher's ids and classes mean what those of the data mean.
 
     Args:
         config: the whole config.
         sha256: of the data's tokenizer.
+        labels: names of the data's classes, if it has some, in the order of their numbers.
 
     Raises:
-        ValueError: it is another one.
+        ValueError: it has another tokenizer, or other labels.
     """
-    from .workdir import read_tokenizer
+    from .workdir import read_labels, read_tokenizer
 
-    path = teacher_path(config)
-    if path is not None and read_tokenizer(path).sha256 != sha256:
+    path, said = teacher_path(config), f"config.train.objective={config.train.objective!r}"
+    if path is None:
+        return
+    if read_tokenizer(path).sha256 != sha256:
+        raise ValueError(f"{said}: the teacher has another tokenizer than the data; use config.data.tokenizer={path}")
+    theirs = read_labels(path)
+    if labels and theirs and list(labels) != theirs:
         raise ValueError(
-            f"config.train.objective={config.train.objective!r}: the teacher has another tokenizer than the data; use "
-            f"config.data.tokenizer={path}"
+            f"{said}: the teacher's classes are {', '.join(theirs[:10])}, those of the data {', '.join(labels[:10])}; "
+            f"say its order, as in config.data.task='{config.data.task.partition(',')[0]},labels={'/'.join(theirs)}'"
         )
 
 

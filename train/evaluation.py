@@ -63,7 +63,7 @@ def evaluate(
         mesh: the mesh.
         corpus: what to evaluate on; None is the config's, which is prepared if it is not there.
         split: "valid" or "train".
-        limit: at most this many batches, of which no answers are written; 0 is all.
+        limit: at most this many batches (or what the first example takes), of which no answers are written; 0 is all.
         eval_step: as `make_eval_step` returns it; None builds one.
 
     Returns:
@@ -71,7 +71,7 @@ def evaluate(
         and, where the targets are all of a text, "bits_per_byte"; of any other "rows".
 
     Raises:
-        ValueError: the batch cannot be divided over the mesh, or the corpus is too short.
+        ValueError: the batch cannot be divided over the mesh, the corpus is too short, or nothing in it counts.
 
     Example:
         evaluate(config, state.params, mesh)["bits_per_byte"]
@@ -92,11 +92,18 @@ def evaluate(
             predicted.append(predictions)
 
     rows = local_rows(mesh, data.batch_size)
+    if limit and hasattr(examples, "score"):  # a part of an example cannot be scored
+        limit = max(limit, -(-examples.rows_of_first // data.batch_size))
     for batch in eval_batches(data, examples=examples, limit=limit, rows=rows):
         results = eval_step(params, shard_batch(batch, mesh))
         fetch()
         pending = results
     fetch()
+    if not totals["weight"] and not limit:  # in a few batches it may happen
+        raise ValueError(
+            f"nothing in {split} counts: the model knows none of the labels there, which are other ones than those of "
+            "the training data"
+        )
     figures = _figures(totals, objective_name(config).startswith("tokens"))
     task: Any = make_task(data)
     if getattr(task, "metrics", "") and hasattr(task, "ask") and not limit:
@@ -110,10 +117,10 @@ def evaluate(
 
 
 def _figures(totals: dict[str, float], of_tokens: bool) -> dict[str, float]:
-    loss = totals["nll"] / totals["weight"]
+    loss = totals["nll"] / totals["weight"] if totals["weight"] else math.nan
     if not of_tokens:
         return {"loss": loss, "rows": totals["weight"]}
     figures = {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "tokens": totals["weight"]}
-    if "bytes" in totals:
+    if totals.get("bytes"):
         figures["bits_per_byte"] = totals["nll"] / math.log(2) / totals["bytes"]
     return figures

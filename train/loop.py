@@ -19,7 +19,7 @@ from parallel import check_platform, has_accelerator, in_turns, local_rows, make
 from .best import Best
 from .checkpoint import Checkpoints
 from .compose import make_model, preflight, schedule_of
-from .distill import check_teacher_tokenizer
+from .distill import check_same_meaning
 from .evaluation import evaluate, make_eval_step
 from .initial import adopt, first_state, fresh_parameters
 from .interrupt import Interrupt
@@ -201,7 +201,7 @@ def _check_corpus(config: Any, corpus: Corpus, workdir: epath.Path) -> TrainingR
     """
     check_same_corpus(workdir, corpus)
     check_labels(config, corpus.metadata.get("labels"))
-    check_teacher_tokenizer(config, corpus.metadata["tokenizer_sha256"])
+    check_same_meaning(config, corpus.metadata["tokenizer_sha256"], corpus.metadata.get("labels", []))
     order = TrainingRows(DataConfig.of(config.data), corpus, config.seed)
     open_rows(DataConfig.of(config.data), corpus, "valid")
     if config.sample.prompts and writes(config):

@@ -232,6 +232,23 @@ SCORES: dict[str, Callable[[Sequence[Any], Sequence[Any]], dict[str, float]]] = 
     "rouge": rouge,
 }
 
+_LIBRARIES = {
+    **dict.fromkeys(("f1", "binary_f1", "matthews"), "sklearn.metrics"),
+    **dict.fromkeys(("pearson", "spearman"), "scipy.stats"),
+    **dict.fromkeys(("bleu", "chrf"), "sacrebleu"),
+    "rouge": "rouge_score.rouge_scorer",
+}
+
+
+def check_score(name: str) -> None:
+    """Checks that what a score computes with is installed, so that a run need not come to its end to know.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if name in _LIBRARIES:
+        _library(_LIBRARIES[name])
+
 
 def _pairs(predictions: Iterable[Any], references: Iterable[Any]) -> list[tuple[Any, Any]]:
     predictions, references = list(predictions), list(references)

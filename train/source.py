@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 from jax.sharding import Mesh
 
@@ -21,7 +22,7 @@ from parallel import to_host
 from .best import best_step
 from .checkpoint import Checkpoints
 from .distill import TEACHER, teacher_path, without_teacher
-from .state import TrainState, abstract_trained, init_base, model_params
+from .state import TrainState, abstract_trained, init_base, model_params, parameter_shapes
 from .trainable import divide, trained_part
 from .workdir import IMPORTED, replace_file
 
@@ -106,7 +107,7 @@ def read_fixed(config: Any, workdir: epath.Path, mesh: Mesh) -> dict[str, Any]:
     if trained_part(config).kind != "all":
         if config.init_from:
             params, _ = read_source(config, mesh, step=steps.get("base"))
-            fixed["base"] = divide(trained_part(config), params)[1]
+            fixed["base"] = _of_own(config, divide(trained_part(config), params)[1])
         else:
             fixed["base"] = init_base(config, mesh)
     if teacher_path(config) is not None:
@@ -116,6 +117,13 @@ def read_fixed(config: Any, workdir: epath.Path, mesh: Mesh) -> dict[str, Any]:
             where = config.train.objective if name == TEACHER else f"{config.init_from!r}, seed {config.seed}"
             raise ValueError(f"--workdir={workdir}: the {name} ({where}) has other parameters than when the run began")
     return fixed
+
+
+def _of_own(config: Any, base: Any) -> Any:
+    """Without what the source has more than the config's model, such as a pooler before a head that is replaced."""
+    own: Any = parameter_shapes(config)
+    flat: Any = flatten_dict(base, sep="/")
+    return unflatten_dict({name: leaf for name, leaf in flat.items() if name in own}, sep="/")
 
 
 def note_fixed(workdir: epath.Path, fixed: Any, steps: dict[str, int]) -> None:

@@ -7,8 +7,10 @@ from data import DataConfig, make_task
 from model.choice import parse_choice
 from model.config import ARCHITECTURES, CLASSIFIERS
 
+from .distill import teacher_config
 from .objective import objective_name
-from .scores import SCORES
+from .samples import reach
+from .scores import SCORES, check_score
 
 # objective -> the kinds of config.model.classifier that it needs, and how many classes if not any number.
 _CLASSIFIERS: dict[str, tuple[tuple[str, ...], int]] = {
@@ -17,6 +19,8 @@ _CLASSIFIERS: dict[str, tuple[tuple[str, ...], int]] = {
     "tags": (("tokens",), 0),
     "spans": (("tokens",), 2),
 }
+
+_NO_CHOICE = ("multilabel", "regression", "questions")  # tasks whose answer is not one of several classes
 
 
 def check_labels(config: Any, labels: Sequence[str] | None) -> None:
@@ -48,9 +52,11 @@ def check_suits(config: Any) -> None:
     task.check(data, None)
     architecture = parse_choice("config.model.architecture", model.architecture, ARCHITECTURES).kind
     said = f"config.data.task={config.data.task!r}"
-    unknown = [score for score in task.scores if score not in SCORES]
-    if unknown:
-        raise ValueError(f"{said}: {unknown[0]!r} is no metric; use some of {', '.join(SCORES)}")
+    of_writing = filter(None, getattr(task, "metrics", "").split("/"))  # which a run would come to at its end
+    for score in (*task.scores, *of_writing):
+        if score not in SCORES:
+            raise ValueError(f"{said}: {score!r} is no metric; use some of {', '.join(SCORES)}")
+        check_score(score)
     if architecture not in task.architectures:
         raise ValueError(
             f"{said} is for config.model.architecture={' or '.join(map(repr, task.architectures))}, not "
@@ -58,9 +64,19 @@ def check_suits(config: Any) -> None:
         )
     if model.image:
         raise ValueError(f"{said} reads text, but config.model.image={model.image!r} reads images; use ''")
+    _check_reach(config, max(data.seq_len, getattr(task, "source_length", 0)))
     objective = objective_name(config)
+    masks_alone = (objective, task.objective) == ("tokens", "tokens_and_pairs")
+    if objective in ("tokens", *_CLASSIFIERS) and objective != task.objective and not masks_alone:
+        raise ValueError(
+            f"config.train.objective={config.train.objective!r} does not go with {said}, which asks for "
+            f"{task.objective!r}; use 'auto'"
+        )
+    _check_teacher(config, task)
     if objective in _CLASSIFIERS:
         kinds, classes = _CLASSIFIERS[objective]
+        if objective == "classes" and architecture == "decoder":  # its first token has seen no other
+            kinds = ("last", "mean")
         there = parse_choice("config.model.classifier", model.classifier, CLASSIFIERS)
         if there.kind not in kinds or there.classes != (classes or there.classes):
             raise ValueError(
@@ -82,3 +98,47 @@ def check_suits(config: Any) -> None:
                     f"{said} lets the tokens of a prefix see one another, which config.{key}={value!r} does not; use "
                     f"{' or '.join(map(repr, legal))}"
                 )
+
+
+def _check_reach(config: Any, longest: int, whose: str = "") -> None:
+    """Checks that a model has a learned position for each token of a row; beyond the last JAX would repeat it.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if config.model.position.startswith("learned") and longest > reach(config):
+        raise ValueError(
+            f"rows of {longest} tokens (config.data.seq_len, or source_length of config.data.task) are longer than the "
+            f"{reach(config)} learned positions of {whose or 'config.model.max_length'}; use at most {reach(config)}"
+        )
+
+
+def _check_teacher(config: Any, task: Any) -> None:
+    """Checks that a teacher, if there is one, says something about the task that a student can learn.
+
+    Raises:
+        ValueError: it does not.
+    """
+    theirs = teacher_config(config)
+    if theirs is None:
+        return
+    said = f"config.train.objective={config.train.objective!r}"
+    kind = config.data.task.partition(",")[0].strip()
+    if kind in _NO_CHOICE:
+        raise ValueError(
+            f"{said} learns probabilities of classes or tokens, and config.data.task={config.data.task!r} has none; "
+            "use objective='auto'"
+        )
+    architecture = parse_choice("config.model.architecture", theirs.model.architecture, ARCHITECTURES).kind
+    if architecture not in task.architectures:
+        raise ValueError(f"{said}: the teacher has config.model.architecture={architecture!r}, which cannot do {kind}")
+    _check_reach(theirs, max(config.data.seq_len, getattr(task, "source_length", 0)), "the teacher")
+    ours = [
+        parse_choice("config.model.classifier", model.classifier, CLASSIFIERS).options.get("classes", 0)
+        for model in (config.model, theirs.model)
+    ]
+    if objective_name(config) in ("classes", "tags") and ours[0] != ours[1]:
+        raise ValueError(
+            f"{said}: the teacher has config.model.classifier={theirs.model.classifier!r}, which is not for the "
+            f"{ours[0]} classes of {config.model.classifier!r}"
+        )

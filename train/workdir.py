@@ -183,10 +183,19 @@ def corpus_facts(corpus: Corpus) -> dict[str, Any]:
 
 
 def with_labels_of(workdir: epath.Path, corpus: Corpus) -> Corpus:
-    """Another corpus with the labels of the run's, whose numbers the model knows."""
-    facts = json.loads((workdir / "corpus.json").read_text())
-    labels = {name: facts[name] for name in _LABELS if name in facts}
-    return dataclasses.replace(corpus, metadata={**corpus.metadata, **labels})
+    """Another corpus with the labels of the run's, whose numbers the model knows; an imported model has no corpus."""
+    return dataclasses.replace(corpus, metadata={**corpus.metadata, **_read_labels(workdir)})
+
+
+def read_labels(workdir: epath.Path) -> list[str]:
+    """The labels that a run was trained on, in the order of their numbers; none, if there are none."""
+    return _read_labels(workdir).get("labels", [])
+
+
+def _read_labels(workdir: epath.Path) -> dict[str, Any]:
+    path = workdir / "corpus.json"
+    facts = json.loads(path.read_text()) if path.exists() else {}
+    return {name: facts[name] for name in _LABELS if name in facts}
 
 
 def write_run(workdir: epath.Path, config: Any, corpus: Corpus) -> None:

@@ -53,8 +53,10 @@ class FineTuning:
             raise ValueError(f"config.data.task={config.task!r}: form must be one of {', '.join(_FORMS)}")
 
     def texts(self, fields: Fields) -> Iterator[str]:
-        """What is said."""
-        yield from (message["content"] for message in self._messages(fields))
+        """What is said; of a message of another form, which `encode` refuses, nothing."""
+        for message in self._messages(fields):
+            if isinstance(message, Mapping) and isinstance(message.get("content"), str):
+                yield message["content"]
 
     def labels_of(self, fields: Fields) -> Iterator[str]:
         """None."""

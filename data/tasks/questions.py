@@ -82,6 +82,8 @@ class Questions:
 
     def encode(self, fields: Fields, setting: Setting) -> list[Batch]:
         """A piece for each window of the context."""
+        if not all(isinstance(answer, str) for answer in fields["answers"]):
+            raise ValueError(f"its answers {fields['answers']} are not all texts")
         if self.find:
             fields = {**fields, "starts": [fields["context"].find(answer) for answer in fields["answers"]]}
         answer, windows = _first_answer(fields), self._windows(fields, setting)
@@ -173,6 +175,8 @@ def _first_answer(fields: Fields) -> tuple[int, int] | None:
     if len(fields["answers"]) != len(fields["starts"]):
         raise ValueError(f"it has {len(fields['answers'])} answers and {len(fields['starts'])} starts")
     for answer, start in zip(fields["answers"], fields["starts"], strict=True):
+        if not isinstance(start, int):
+            raise ValueError(f"its answer {answer!r} starts at {start!r}, which is no whole number")
         if not answer.strip() or start < 0 or not fields["context"].startswith(answer, start):
             raise ValueError(f"its answer {answer!r} is not at character {start} of its context")
     if not fields["answers"]:

@@ -33,6 +33,7 @@ class SpanCorruption:
     rate: float = 0.15
     mean_length: float = 3.0
 
+    start = "pad"  # of the decoder, as of `Seq2Seq`
     objective = "tokens"
     architectures = ("encoder_decoder",)
     scores = ()
