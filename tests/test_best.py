@@ -46,7 +46,7 @@ def test_the_first_of_the_best_counts(config: ConfigDict, text: str, values: lis
 
 def test_an_evaluation_without_the_figure_is_no_better_one(config: ConfigDict):
     """A few batches may have none of a kind of entities, and so no F1 of it."""
-    config.train.best = "f1_PER,patience=2"
+    config.train.update(best="f1_PER,patience=2", eval_every=1)
     best = Best.of(config)
     for step, values in enumerate([{"loss": 1.0}, {"loss": 1.0, "f1_PER": 0.5}, {"loss": 0.9}], 1):
         best.see(step, values)
