@@ -48,11 +48,11 @@ def load_config(path: epath.PathLike) -> ConfigDict:
         raise ValueError(f"--config={path}: no such file" + (f"; did you mean {', '.join(near)}?" if near else ""))
     if path.suffix == ".json":
         try:
-            config = ConfigDict(_tuples(json.loads(path.read_text())))
+            config: Any = ConfigDict(_tuples(json.loads(path.read_text())))
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"--config={path} is not the config of a run: {error}") from error
         fields = {field.name for field in dataclasses.fields(DataConfig)}
-        if missing := sorted(fields - {*config.get("data", dict.fromkeys(fields))}):
+        if "data" in config and (missing := sorted(fields - {*config.data})):
             raise ValueError(f"{path} is of a run of another version: it has no config.data.{missing[0]}")
         return config
     if path.suffix != ".py":
