@@ -16,6 +16,8 @@ from absl import flags
 from etils import epath
 from ml_collections import ConfigDict, config_flags
 
+from .config import DataConfig
+
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
@@ -46,9 +48,13 @@ def load_config(path: epath.PathLike) -> ConfigDict:
         raise ValueError(f"--config={path}: no such file" + (f"; did you mean {', '.join(near)}?" if near else ""))
     if path.suffix == ".json":
         try:
-            return ConfigDict(_tuples(json.loads(path.read_text())))
+            config: Any = ConfigDict(_tuples(json.loads(path.read_text())))
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"--config={path} is not the config of a run: {error}") from error
+        fields = {field.name for field in dataclasses.fields(DataConfig)}
+        if "data" in config and (missing := sorted(fields - {*config.data})):
+            raise ValueError(f"{path} is of a run of another version: it has no config.data.{missing[0]}")
+        return config
     if path.suffix != ".py":
         raise ValueError(f"--config={path} must be a .py file, or the config.json of a run")
     spec = importlib.util.spec_from_file_location(path.stem, path)

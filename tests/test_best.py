@@ -44,6 +44,15 @@ def test_the_first_of_the_best_counts(config: ConfigDict, text: str, values: lis
     assert (best.step, best.value, best.worse, best.has_ended) == expected
 
 
+def test_an_evaluation_without_the_figure_is_no_better_one(config: ConfigDict):
+    """A few batches may have none of a kind of entities, and so no F1 of it."""
+    config.train.update(best="f1_PER,patience=2", eval_every=1)
+    best = Best.of(config)
+    for step, values in enumerate([{"loss": 1.0}, {"loss": 1.0, "f1_PER": 0.5}, {"loss": 0.9}], 1):
+        best.see(step, values)
+    assert (best.step, best.value, best.worse) == (2, 0.5, 1)
+
+
 def test_nothing_is_chosen_without_a_metric(config: ConfigDict):
     best = Best.of(config)
     best.see(1, {"loss": 1.0})

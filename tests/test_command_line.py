@@ -1,5 +1,6 @@
 """The command line: what is taken, and one clear line for what is not."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -267,3 +268,12 @@ def test_what_follows_the_colon_goes_to_get_config(tmp_path: Path):
         load_config(f"{file}:much")
     with pytest.raises(ValueError, match=r"size\.py: no such file; did you mean sizes\.py"):
         load_config(f"{tmp_path}/size.py:13")
+
+
+def test_a_run_of_another_version_is_named(tmp_path: Path):
+    """Its config lacks fields, which would be a KeyError wherever the first of them is read."""
+    config: Any = base.get_config().to_dict()
+    del config["data"]["task"], config["data"]["filters"]
+    file = write(tmp_path / "config.json", json.dumps(config))
+    with pytest.raises(ValueError, match=r"config\.json is of a run of another version: it has no config\.data\.filte"):
+        load_config(file)

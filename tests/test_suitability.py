@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import base
-from train.suitability import check_suits
+from train.suitability import check_labels, check_suits
 
 
 def config_of(task: str, **model: Any) -> ConfigDict:
@@ -101,3 +101,11 @@ def test_a_teacher_can_tell_a_student_something(
     config.train.objective = f"distill,teacher={tmp_path}"
     with pytest.raises(ValueError, match=message):
         check_suits(config)
+
+
+def test_labels_of_words_must_be_tags_of_spans():
+    """Else the first evaluation ends the run."""
+    config = config_of("tags", architecture="encoder", classifier="tokens,classes=3")
+    check_labels(config, ["O", "B-PER", "I-PER"])
+    with pytest.raises(ValueError, match=r"config.data.task='tags' is scored by spans, but 'NOUN' is no tag; use 'O'"):
+        check_labels(config, ["O", "NOUN", "VERB"])

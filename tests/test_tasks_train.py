@@ -115,6 +115,36 @@ def test_an_evaluation_in_which_nothing_counts_is_an_error(tmp_path: Path):
     assert np.isnan(evaluate(config, params, mesh, corpus=corpus, limit=1)["loss"])
 
 
+def writing(tmp_path: Path) -> Any:
+    config, rng = tiny_config(tmp_path), np.random.default_rng(0)
+    make, model, _ = CASES["seq2seq"]
+    data = examples_config(tmp_path, [make(i, rng) for i in range(20)], "seq2seq,metrics=chrf", vocab_size=310)
+    config.data.update(data.to_dict())
+    config.model.update(num_layers=1, **model)
+    config.mesh.update(data=1, allow_idle=True)
+    config.sample.update(prompts=(), max_tokens=4, strategy="greedy")
+    config.train.update(steps=3, eval_every=2)
+    return config
+
+
+def test_a_run_is_chosen_by_what_it_writes_where_it_writes_on_the_way(tmp_path: Path):
+    config = writing(tmp_path)
+    config.train.best = "chrf"
+    with pytest.raises(ValueError, match=r"config.train.best='chrf' is no metric here; use one of loss, perplexity"):
+        fit(config, tmp_path / "run")
+    config.train.eval_batches = 0
+    assert "chrf" in fit(config, tmp_path / "run").validation
+
+
+def test_answers_stay_within_learned_positions(tmp_path: Path):
+    """Beyond the last JAX would repeat it, and the score be that of another model."""
+    config, mesh = writing(tmp_path), one_device()
+    config.model.update(position="learned", max_length=16)
+    config.sample.max_tokens = 16
+    with pytest.raises(ValueError, match=r"max_tokens=16 do not fit .* use at most config.sample.max_tokens=15"):
+        evaluate(config, init_state(config, mesh).params, mesh)
+
+
 def test_an_unknown_metric_is_named_before_anything_is_read(tmp_path: Path):
     config = tiny_config(tmp_path)
     config.data.task = "classification,metrics=accuracy/luck"

@@ -67,10 +67,10 @@ class Best:
             raise ValueError(f"config.train.best={self.metric!r} is no metric here; use one of {', '.join(metrics)}")
 
     def see(self, step: int, values: Mapping[str, float]) -> None:
-        """Takes an evaluation into account; of equal ones the first stays, and NaN is never better."""
+        """Takes an evaluation into account; of equal ones the first stays, and NaN or none is never better."""
         if not self.metric:
             return
-        value = values[self.metric]
+        value = values.get(self.metric, math.nan)  # a few batches may lack a kind of spans, and its figure
         is_better = value < self.value if self.mode == "min" else value > self.value
         if is_better or (self.step is None and not math.isnan(value)):
             self.step, self.value, self.worse = step, value, 0

@@ -5,7 +5,7 @@
 
 import reads config.json, safetensors and the tokenizer in DIR, and makes WORKDIR of them, which train.evaluate and
 train.generate take as --workdir, and a run as --config.init_from. export writes the newest checkpoint in WORKDIR, of a
-run or of an imported model, to DIR, where transformers loads it.
+run (its best, with config.train.best) or of an imported model, to DIR, where transformers loads it.
 """
 
 import dataclasses

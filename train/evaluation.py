@@ -106,14 +106,24 @@ def evaluate(
         )
     figures = _figures(totals, objective_name(config).startswith("tokens"))
     task: Any = make_task(data)
-    if getattr(task, "metrics", "") and hasattr(task, "ask") and not limit:
+    if (scores := _scores_of_answers(task)) and not limit:
         pair = write_answers(config, params, mesh, examples, len(examples))
-        figures |= {name: figure for score in task.metrics.split("/") for name, figure in SCORES[score](*pair).items()}
+        figures |= {name: figure for score in scores for name, figure in SCORES[score](*pair).items()}
     if task.scores and predicted[0]:
         whole = {name: np.concatenate([one[name] for one in predicted])[: len(examples)] for name in predicted[0]}
         pair = examples.score(whole)
         figures |= {name: figure for score in task.scores for name, figure in SCORES[score](*pair).items()}
     return figures
+
+
+def _scores_of_answers(task: Any) -> list[str]:
+    return task.metrics.split("/") if hasattr(task, "ask") and task.metrics else []
+
+
+def figures_of_answers(config: Any) -> list[str]:
+    """The names of the figures that only an evaluation without a limit has: those of answers that a model writes."""
+    scores = _scores_of_answers(make_task(DataConfig.of(config.data)))
+    return [name for score in scores for name in SCORES[score](["a"], ["a"])]
 
 
 def _figures(totals: dict[str, float], of_tokens: bool) -> dict[str, float]:

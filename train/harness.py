@@ -18,7 +18,7 @@ from .workdir import read_tokenizer
 
 
 def run_harness(config: Any, workdir: epath.Path, names: str, *, limit: int = 0) -> dict[str, Any]:
-    """Scores the newest checkpoint of a run, or an imported model, on tasks of the harness.
+    """Scores a run, by its best checkpoint if it keeps one or else the newest, or an imported model, on tasks.
 
     Every process does all of it together, and has the result.
 

@@ -20,7 +20,7 @@ from .best import Best
 from .checkpoint import Checkpoints
 from .compose import make_model, preflight, schedule_of
 from .distill import check_same_meaning
-from .evaluation import evaluate, make_eval_step
+from .evaluation import evaluate, figures_of_answers, make_eval_step
 from .initial import adopt, first_state, fresh_parameters
 from .interrupt import Interrupt
 from .metrics import Recorder, peak_flops
@@ -126,7 +126,7 @@ def _train(
 
     best = Best.of(config)
     if best.metric:
-        best.check(evaluation(1, state))
+        best.check([*evaluation(1, state), *(() if t.eval_batches else figures_of_answers(config))])
         best.recall(checkpoints, step)
         checkpoints.best = best.step
     with Interrupt() as interrupt:

@@ -10,7 +10,7 @@ from model.config import ARCHITECTURES, CLASSIFIERS
 from .distill import teacher_config
 from .objective import objective_name
 from .samples import reach
-from .scores import SCORES, check_score
+from .scores import SCORES, check_score, spans
 
 # objective -> the kinds of config.model.classifier that it needs, and how many classes if not any number.
 _CLASSIFIERS: dict[str, tuple[tuple[str, ...], int]] = {
@@ -27,10 +27,15 @@ def check_labels(config: Any, labels: Sequence[str] | None) -> None:
     """Checks that the model has a class for each label of a corpus, where it has labels.
 
     Raises:
-        ValueError: it has not; it names the key.
+        ValueError: it has not, or they are no tags where the task scores spans; it names the key.
     """
     if labels is None:
         return
+    if "span_f1" in make_task(DataConfig.of(config.data)).scores:
+        try:
+            spans(labels)
+        except ValueError as error:
+            raise ValueError(f"config.data.task={config.data.task!r} is scored by spans, but {error}") from error
     classifier = config.model.classifier
     kind = parse_choice("config.model.classifier", classifier, CLASSIFIERS)
     if kind.classes != len(labels):

@@ -4,7 +4,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from .samples import write_texts
+from .samples import check_lengths, write_texts
 
 
 def write_answers(
@@ -21,9 +21,13 @@ def write_answers(
 
     Returns:
         The answers and the right ones.
+
+    Raises:
+        ValueError: a prompt and its answer are longer than learned positions reach.
     """
     tokenizer, batch_size = examples.setting.tokenizer, config.data.batch_size
     prompts = [examples.prompt(index) for index in range(num_examples)]
+    check_lengths(config, [prompt.ids for prompt in prompts])
     by_length = sorted(range(num_examples), key=lambda index: len(prompts[index].ids))  # less padding
     answers = [""] * num_examples
     for first in range(0, num_examples, batch_size):

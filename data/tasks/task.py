@@ -126,7 +126,7 @@ class Setting:
         config: the shape of the rows.
         labels: the names of the classes, in the order of their numbers.
         counts: how many training examples (or words) have each.
-        evaluating: in an evaluation every example weighs 1, and none is left out for what it lacks.
+        evaluating: in an evaluation every example weighs 1, and one with an unknown label is not left out.
     """
 
     tokenizer: Tokenizer
