@@ -138,6 +138,27 @@ def test_columns_have_the_names_that_tasks_use(tmp_path: Path):
         opened("jsonl", tmp_path, rename="review")
 
 
+def test_a_part_of_a_column_of_objects_has_a_name_with_a_dot(tmp_path: Path):
+    """The form that SQuAD has in TFDS and Hugging Face's library."""
+    answers = [{"text": ["ab", "b"], "answer_start": [0, 1]}, {"text": [], "answer_start": []}, {"text": ["ab"]}, None]
+    (tmp_path / "parquet").mkdir()
+    table = pyarrow.table({"context": ["ab"] * 4, "answers": answers})
+    pq.write_table(table, tmp_path / "parquet" / "a.parquet")
+    write(tmp_path, a__jsonl="".join(json.dumps({"context": "ab", "answers": one}) + "\n" for one in answers))
+    rename = "answers.text:answers/answers.answer_start:starts"
+    of_parquet = read(opened("parquet", tmp_path / "parquet", rename=rename))
+    of_lines = read(opened("jsonl", tmp_path, rename=rename))
+    assert list(of_lines.values()) == [
+        {"context": "ab", "answers": ["ab", "b"], "starts": [0, 1]},
+        {"context": "ab", "answers": [], "starts": []},
+        "no column 'answers.answer_start' to rename; there are context, answers",
+        "no column 'answers.text' to rename; there are context, answers",
+    ]
+    assert [*of_parquet.values()][:2] == [*of_lines.values()][:2]
+    (tmp_path / "b.jsonl").write_text('{"a.b": 1, "a": {"b": 2}}')
+    assert read(opened("jsonl", tmp_path, pattern="b.jsonl", rename="a.b:c")) == {"b.jsonl:1": {"a": {"b": 2}, "c": 1}}
+
+
 @pytest.mark.parametrize(
     "line", ["{'text': 1}", "{", "[" * 100_000, '{\0"a', "[]", "null", b'{"text": "\xff"}'], ids=range(7)
 )

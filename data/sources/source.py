@@ -70,7 +70,8 @@ def renamed(
 
     Args:
         examples: yields them.
-        rename: "old:new/old:new"; "a+b:new" joins two texts by a space.
+        rename: "old:new/old:new"; "a+b:new" joins two texts by a space, and "a.b:new" takes the part b of a column of
+            objects, as SQuAD's "answers.text:answers/answers.answer_start:starts".
 
     Raises:
         ValueError: `rename` is not of this form.
@@ -79,6 +80,7 @@ def renamed(
     if not all(len(pair) == 2 and all(pair) for pair in pairs):
         raise ValueError(f"rename={rename!r} is not of the form old:new/old:new")
     new_names = dict(pairs)
+    wanted = [old for joined in new_names for old in joined.split("+")]
 
     def with_new_names() -> Iterator[Example | Broken]:
         for example in examples():
@@ -86,15 +88,26 @@ def renamed(
                 yield example
                 continue
             name, fields = example
-            missing = [old for joined in new_names for old in joined.split("+") if old not in fields]
+            found = {old: _part(fields, old) for old in wanted}
+            missing = [old for old, (there, _) in found.items() if not there]
             if missing:
                 yield Broken(name, f"no column {missing[0]!r} to rename; there are {', '.join(fields)}")
                 continue
-            taken = {old for joined in new_names for old in joined.split("+")}
+            taken = {old if old in fields else old.partition(".")[0] for old in wanted}
             kept = {column: value for column, value in fields.items() if column not in taken}
-            yield Example(name, kept | {new: _joined(fields, old) for old, new in new_names.items()})
+            values = {old: value for old, (_, value) in found.items()}
+            yield Example(name, kept | {new: _joined(values, old) for old, new in new_names.items()})
 
     return with_new_names
+
+
+def _part(fields: dict[str, Any], name: str) -> tuple[bool, Any]:
+    """Whether there is a column of this name, or what a dotted one leads to, and its value."""
+    if name in fields:
+        return True, fields[name]
+    column, dot, rest = name.partition(".")
+    inner = fields.get(column)
+    return _part(inner, rest) if dot and isinstance(inner, dict) else (False, None)
 
 
 def _joined(fields: dict[str, Any], columns: str) -> Any:
