@@ -109,3 +109,5 @@ def test_labels_of_words_must_be_tags_of_spans():
     check_labels(config, ["O", "B-PER", "I-PER"])
     with pytest.raises(ValueError, match=r"config.data.task='tags' is scored by spans, but 'NOUN' is no tag; use 'O'"):
         check_labels(config, ["O", "NOUN", "VERB"])
+    config.data.task = "tags,metrics=accuracy"
+    check_labels(config, ["O", "NOUN", "VERB"])

@@ -103,6 +103,7 @@ def test_class_weights(options: str, weights: list[float]):
         ("classification,class_weights=much", "class_weights must be 'balanced' or numbers such as 1/2/0.5"),
         ("classification,labels=a/b,class_weights=1/2/3", "has not as many class_weights as labels"),
         ("classification,keep=middle", "keep must be one of start, both, end"),
+        ("tags,metrics=f1", "metrics must be one of span_f1, accuracy"),
         ("questions,stride=-1", "stride must be at least 0"),
     ],
 )
@@ -210,6 +211,18 @@ def test_words_beyond_the_row_and_words_without_a_token_are_outside():
     found, right = task.score([(fields, [0])], {"tags": np.full((1, 9), 1)}, where)
     assert found == [["B-X", "O", "B-X", "O", "O"]]
     assert right == [fields["tags"]]
+
+
+def test_labels_that_are_no_spans_are_scored_word_by_word():
+    """All words alike, whatever their example."""
+    where, task = setting("ADJ", "NOUN", "VERB"), make(data_config(task="tags,metrics=accuracy"))
+    assert task.scores == ("accuracy",)
+    first = {"words": ["a", "b", "c"], "tags": ["NOUN", "VERB", "ADJ"]}
+    examples = [(first, [0]), ({"words": ["d"], "tags": ["NOUN"]}, [1])]
+    predictions = np.array([[0, 1, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0]])
+    found, right = task.score(examples, {"tags": predictions}, where)
+    assert right == ["NOUN", "VERB", "ADJ", "NOUN"]
+    assert found == ["NOUN", "ADJ", "ADJ", "NOUN"]
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -35,7 +35,10 @@ def check_labels(config: Any, labels: Sequence[str] | None) -> None:
         try:
             spans(labels)
         except ValueError as error:
-            raise ValueError(f"config.data.task={config.data.task!r} is scored by spans, but {error}") from error
+            raise ValueError(
+                f"config.data.task={config.data.task!r} is scored by spans, but {error}; of other labels there is "
+                "'tags,metrics=accuracy'"
+            ) from error
     classifier = config.model.classifier
     kind = parse_choice("config.model.classifier", classifier, CLASSIFIERS)
     if kind.classes != len(labels):

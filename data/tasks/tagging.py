@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from .frame import blank, check_frame, frame
 from .task import Batch, Fields, Rows, Setting
 
 _FIELDS = {"words": (list,), "tags": (list,)}
+_METRICS = ("span_f1", "accuracy")
 _OUTSIDE = "O"  # what a word counts as that has no token in the row
 
 
@@ -27,20 +29,29 @@ class Tagging:
 
     Attributes:
         labels: "O/B-PER/I-PER" gives the labels in their order; "" takes those of the training examples, sorted.
+        metrics: "span_f1" of labels that say where spans begin and go on, such as entities; "accuracy" of any, such as
+            parts of speech: the share of all words of all examples whose label is right.
     """
 
     labels: str = ""
+    metrics: str = _METRICS[0]
 
     objective = "tags"
     architectures = ("encoder", "decoder")
-    scores = ("span_f1",)
     fields = _FIELDS
     augmented = ()
     packs = True
 
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The metric."""
+        return (self.metrics,)
+
     def check(self, config: DataConfig, tokenizer: Tokenizer | None) -> None:
-        """There is room."""
+        """There is room, and the metric is known."""
         check_frame(config, 3)
+        if self.metrics not in _METRICS:
+            raise ValueError(f"config.data.task={config.task!r}: metrics must be one of {', '.join(_METRICS)}")
 
     def texts(self, fields: Fields) -> Iterator[str]:
         """The words with spaces between."""
@@ -93,12 +104,13 @@ class Tagging:
         predictions: Mapping[str, np.ndarray],
         setting: Setting,
     ) -> tuple[list[Any], list[Any]]:
-        """The labels of each example's words."""
+        """The labels of each example's words; of accuracy, those of all words in one list."""
         found, names = [], dict(enumerate(setting.labels))
         for fields, (row,) in examples:
             tags, (_, places) = predictions["tags"][row], self._places(fields["words"], setting)
             found.append([names.get(int(tags[place]), _OUTSIDE) if place >= 0 else _OUTSIDE for place in places])
-        return found, [[*self.labels_of(fields)] for fields, _ in examples]
+        right = [[*self.labels_of(fields)] for fields, _ in examples]
+        return (found, right) if self.metrics == "span_f1" else ([*chain(*found)], [*chain(*right)])
 
     def open(self, corpus: Corpus, split: str, config: DataConfig, documents: range, *, evaluating: bool) -> Rows:
         """Examples, see there."""
