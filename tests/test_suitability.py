@@ -111,3 +111,11 @@ def test_labels_of_words_must_be_tags_of_spans():
         check_labels(config, ["O", "NOUN", "VERB"])
     config.data.task = "tags,metrics=accuracy"
     check_labels(config, ["O", "NOUN", "VERB"])
+
+
+def test_the_f1_of_one_class_needs_to_know_which():
+    """Else the first evaluation ends the run."""
+    config = config_of("classification,metrics=binary_f1", architecture="encoder", classifier="mean,classes=2")
+    check_labels(config, ["0", "1"])
+    with pytest.raises(ValueError, match=r"binary_f1 is of the labels 0 and 1, and config.data.source=.* has no, yes"):
+        check_labels(config, ["no", "yes"])

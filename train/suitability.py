@@ -27,11 +27,17 @@ def check_labels(config: Any, labels: Sequence[str] | None) -> None:
     """Checks that the model has a class for each label of a corpus, where it has labels.
 
     Raises:
-        ValueError: it has not, or they are no tags where the task scores spans; it names the key.
+        ValueError: it has not, or they are none that the task's scores can count; it names the key.
     """
     if labels is None:
         return
-    if "span_f1" in make_task(DataConfig.of(config.data)).scores:
+    scores = make_task(DataConfig.of(config.data)).scores
+    if "binary_f1" in scores and not {*labels} <= {"0", "1"}:
+        raise ValueError(
+            f"config.data.task={config.data.task!r}: binary_f1 is of the labels 0 and 1, and config.data.source="
+            f"{config.data.source!r} has {', '.join(labels[:10])}; use metrics=accuracy/f1"
+        )
+    if "span_f1" in scores:
         try:
             spans(labels)
         except ValueError as error:
