@@ -98,9 +98,11 @@ def test_an_unknown_form_is_refused():
         make_task(config).check(config, None)
 
 
-def test_fine_tuning_is_prompted_with_all_but_the_last_message():
+def test_fine_tuning_is_prompted_with_what_is_before_the_last_answer():
     task: Any = make_task(data_config(task="sft"))
     assert task.prompt({"messages": CHAT}, setting()) == (chat_prompt(LETTERS, CHAT[:4]), "bc")
+    thanks = [*CHAT, {"role": "user", "content": "ta"}]
+    assert task.prompt({"messages": thanks}, setting()) == (chat_prompt(LETTERS, CHAT[:4]), "bc")
     task = make_task(data_config(task="sft,form=plain"))
     assert task.prompt({"prompt": "ab", "completion": "cd"}, setting()) == (ids("<ab"), "cd")
 

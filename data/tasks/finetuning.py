@@ -29,7 +29,7 @@ class FineTuning:
     Attributes:
         form: "chat" has "messages", a list of {"role", "content"}; "turns" has "prompt" and "completion", which
             become a chat of two turns; "plain" writes the completion right after the prompt, without any marks.
-        metrics: as of `Seq2Seq`, of the last message.
+        metrics: as of `Seq2Seq`, of the last message of the assistant.
     """
 
     form: str = "chat"
@@ -82,12 +82,13 @@ class FineTuning:
         return {"messages": [said, {"role": "assistant", "content": ""}], "prompt": text, "completion": ""}
 
     def prompt(self, fields: Fields, setting: Setting) -> Prompt:
-        """What comes before the last message, which must be the assistant's."""
+        """What comes before the last message of the assistant, and that; what a user says after it plays no part."""
         if self.form == "plain":
             ids = [setting.tokenizer.bos_id, *setting.tokenizer.encode(fields["prompt"])]
             return Prompt(ids, fields["completion"])
-        *before, last = self._messages(fields)
-        return Prompt(chat_prompt(setting.tokenizer, before), last["content"])
+        messages = self._messages(fields)
+        last = max(number for number, message in enumerate(messages) if message["role"] == "assistant")
+        return Prompt(chat_prompt(setting.tokenizer, messages[:last]), messages[last]["content"])
 
     def padding(self, setting: Setting) -> Batch:
         """A row without text."""
