@@ -55,7 +55,8 @@ class Cleaner:
     """The examples of each split. "valid" has to be read first, and to its end: what is in it is no training example.
 
     A validation source is somebody's benchmark, so all of its examples that can be read are kept; what is held out of
-    the training source is cleaned like the rest.
+    the training source is cleaned like the rest. A training example that asks what a validation example asks is left
+    out whatever its label or answer; of training examples those are left out that repeat another in all columns.
 
     Args:
         config: what is asked for.
@@ -73,6 +74,7 @@ class Cleaner:
         self.left_out = LeftOut()
         self.parts: dict[str, list[int]] = {}
         self._seen: set[bytes] = set()
+        self._asked: set[bytes] = set()  # in the validation split
         self._filters = make_filters(config.filters)
 
     def peek(self, split: str) -> bool:
@@ -94,7 +96,7 @@ class Cleaner:
                     self.left_out.num_read += 1
                     if isinstance(piece, Broken):
                         self.left_out.add("unreadable", f"{piece.name}: {piece.reason}")
-                    elif reason := self._reject(piece, is_benchmark):
+                    elif reason := self._reject(piece, split, is_benchmark):
                         self.left_out.add(reason, piece.name)
                     else:
                         counts[part] += 1
@@ -107,11 +109,16 @@ class Cleaner:
         share = int.from_bytes(hashlib.sha1(name.encode()).digest()[:8], "big") / 2**64
         return "valid" if share < self._config.valid_fraction else "train"
 
-    def _reject(self, example: Clean, is_benchmark: bool) -> str:
+    def _reject(self, example: Clean, split: str, is_benchmark: bool) -> str:
         """Why an example is left out, "" if it is not."""
         if not example.content:
             return "empty"
-        digest = hashlib.sha256(example.content.encode()).digest()
+        digest = _digest(example.content)
+        asked = digest if self._is_text else _digest(self._question(example))
+        if split == "valid":
+            self._asked.add(asked)
+        elif asked in self._asked:
+            return "copy of a validation example"
         if digest in self._seen and not is_benchmark:
             return "exact repetition"
         self._seen.add(digest)
@@ -124,10 +131,21 @@ class Cleaner:
             return ""
         return next((name for name, keeps in self._filters.items() if not keeps(text)), "")
 
+    @property
+    def _is_text(self) -> bool:
+        return set(self._task.fields) == {"text"}
+
     def _text_of(self, example: Clean) -> str:
-        if set(self._task.fields) == {"text"}:
-            return example.content
-        return "\n".join(self._task.texts(json.loads(example.content)))
+        return example.content if self._is_text else "\n".join(self._task.texts(json.loads(example.content)))
+
+    def _question(self, example: Clean) -> str:
+        """What a labelled example asks, as JSON; all of one that asks nothing, such as a poem without a prompt."""
+        asked = [*getattr(self._task, "asked", self._task.texts)(json.loads(example.content))]
+        return json.dumps(asked) if "".join(asked).strip() else example.content
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
 
 
 class _Bad:

@@ -18,7 +18,9 @@ import pytest
 import tensorflow_datasets as tfds
 
 from configs import base
-from data import Corpus, eval_batches, make_batches, prepare
+from data import Corpus, DataConfig, eval_batches, make_batches, prepare
+from data.cleaning import Cleaner
+from data.preparation import open_job
 
 ROOT = Path(__file__).parents[1]
 
@@ -206,7 +208,7 @@ def test_repetitions_and_empty_documents_are_left_out(data: Any):
     corpus = prepare(data, log=quiet)
     assert corpus.metadata["left_out"] == {
         "empty": {"count": 1, "share": 0.142857, "first": ["b.txt"]},
-        "exact repetition": {"count": 1, "share": 0.142857, "first": ["h.txt"]},
+        "copy of a validation example": {"count": 1, "share": 0.142857, "first": ["h.txt"]},
     }
     assert sorted(all_documents(corpus)) == ["c.txt", "d.txt", "e.txt", "f/g.txt", "j.txt"]
 
@@ -234,7 +236,9 @@ def test_a_validation_source_is_kept_whole_and_its_copies_leave_the_training_spl
     corpus = prepare(data, log=quiet)
     assert documents(corpus, "valid") == {"one.txt": copied, "three.txt": "twice", "two.txt": "twice"}
     assert sorted(documents(corpus, "train")) == ["b.txt", "d.txt", "e.txt", "f/g.txt", "h.txt", "j.txt"]
-    assert corpus.metadata["left_out"] == {"exact repetition": {"count": 1, "share": 0.1, "first": ["c.txt"]}}
+    assert corpus.metadata["left_out"] == {
+        "copy of a validation example": {"count": 1, "share": 0.1, "first": ["c.txt"]}
+    }
 
 
 def test_a_corpus_may_have_a_validation_split_alone(data: Any, tmp_path: Path):
@@ -465,13 +469,66 @@ def test_labelled_examples_are_stored_as_the_columns_of_their_task(labelled: Any
     assert {record["text"]: record["label"] for record in records} == {
         some_text(i, 1).strip(): str(i % 2) for i in range(26)
     }
-    assert corpus.metadata["left_out"]["exact repetition"] == {
-        "count": 4,
-        "share": 0.133333,
-        "first": corpus.metadata["left_out"]["exact repetition"]["first"],
-    }
+    counts = {reason: found["count"] for reason, found in corpus.metadata["left_out"].items()}
+    assert counts == {"exact repetition": 3, "copy of a validation example": 1}
     assert corpus.metadata["labels"] == ["0", "1"]
     assert next(make_batches(labelled))["inputs"].shape == (2, 16)
+
+
+CHATS = {name: [{"role": "user", "content": name}, {"role": "assistant", "content": "b"}] for name in ("a", "b")}
+
+
+@pytest.mark.parametrize(
+    ("task", "held_out", "copy", "others"),
+    [
+        (
+            "classification",
+            {"text": "a", "label": 0},
+            {"text": "a", "text_b": None, "label": 1},
+            [{"text": "a", "text_b": "c", "label": 0}, {"text": "b", "label": 0}, {"text": "b", "label": 1}],
+        ),
+        (
+            "tags",
+            {"words": ["a"], "tags": ["O"]},
+            {"words": ["a"], "tags": ["B-X"]},
+            [{"words": ["b"], "tags": ["O"]}, {"words": ["b"], "tags": ["B-X"]}],
+        ),
+        (
+            "continuation",
+            {"source": "a", "target": "b"},
+            {"source": "a", "target": "c"},
+            [{"source": "b", "target": "b"}, {"source": "b", "target": "a"}],
+        ),
+        (
+            "sft",
+            {"messages": CHATS["a"]},
+            {"messages": [CHATS["a"][0], {"role": "assistant", "content": "c"}]},
+            [{"messages": CHATS["b"]}, {"messages": [*CHATS["a"], *CHATS["b"]]}],
+        ),
+        (
+            "sft,form=plain",
+            {"prompt": "", "completion": "a"},
+            {"prompt": "", "completion": "a"},
+            [{"prompt": "", "completion": "b"}],
+        ),
+    ],
+)
+def test_an_example_that_asks_what_a_validation_example_asks_is_no_training_example(
+    task: str, held_out: dict[str, Any], copy: dict[str, Any], others: list[dict[str, Any]], data: Any, tmp_path: Path
+):
+    """Whatever its label; what asks nothing has only itself. In the training split alone all columns must agree."""
+    train = [copy, *others, others[0]]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in train))
+    (tmp_path / "valid.jsonl").write_text(json.dumps(held_out))
+    data.update(source=f"jsonl,path={tmp_path}/train.jsonl", valid_source=f"jsonl,path={tmp_path}/valid.jsonl")
+    data.update(task=task, tokenizer="bpe,extra_ids=10")
+    job = open_job(DataConfig.of(data))
+    cleaner = Cleaner(job.config, job.task, job.train, job.valid)
+    assert [json.loads(example.content) for example in cleaner.examples("valid")] == [held_out]
+    assert [json.loads(example.content) for example in cleaner.examples("train")] == others
+    named = {reason: found["first"] for reason, found in cleaner.left_out.report().items()}
+    repeated = f"train.jsonl:{len(train)}"
+    assert named == {"copy of a validation example": ["train.jsonl:1"], "exact repetition": [repeated]}
 
 
 @pytest.mark.parametrize(

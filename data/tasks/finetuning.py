@@ -54,9 +54,7 @@ class FineTuning:
 
     def texts(self, fields: Fields) -> Iterator[str]:
         """What is said; of a message of another form, which `encode` refuses, nothing."""
-        for message in self._messages(fields):
-            if isinstance(message, Mapping) and isinstance(message.get("content"), str):
-                yield message["content"]
+        yield from _contents(self._messages(fields))
 
     def labels_of(self, fields: Fields) -> Iterator[str]:
         """None."""
@@ -76,6 +74,12 @@ class FineTuning:
         ending = [*setting.tokenizer.encode(completion), setting.tokenizer.eos_id]
         return [next_tokens(prompt + ending, [0] * len(prompt) + [1] * len(ending), setting)]
 
+    def asked(self, fields: Fields) -> Iterator[str]:
+        """What is said but for the last message of the assistant."""
+        messages = self._messages(fields)
+        last = _answers(messages)[-1:]
+        yield from _contents([message for number, message in enumerate(messages) if number not in last])
+
     def ask(self, text: str) -> Fields:
         """What a user says."""
         said = {"role": "user", "content": text}
@@ -87,7 +91,7 @@ class FineTuning:
             ids = [setting.tokenizer.bos_id, *setting.tokenizer.encode(fields["prompt"])]
             return Prompt(ids, fields["completion"])
         messages = self._messages(fields)
-        last = max(number for number, message in enumerate(messages) if message["role"] == "assistant")
+        last = _answers(messages)[-1]
         return Prompt(chat_prompt(setting.tokenizer, messages[:last]), messages[last]["content"])
 
     def padding(self, setting: Setting) -> Batch:
@@ -97,3 +101,16 @@ class FineTuning:
     def open(self, corpus: Corpus, split: str, config: DataConfig, documents: range, *, evaluating: bool) -> Rows:
         """Examples, see there."""
         return Examples(self, corpus, split, config, documents, evaluating=evaluating)
+
+
+def _answers(messages: Sequence[Any]) -> list[int]:
+    """The numbers of an assistant's messages."""
+    roles = [message.get("role") if isinstance(message, Mapping) else None for message in messages]
+    return [number for number, role in enumerate(roles) if role == "assistant"]
+
+
+def _contents(messages: Sequence[Any]) -> Iterator[str]:
+    """The texts of those messages that have one."""
+    for message in messages:
+        if isinstance(message, Mapping) and isinstance(message.get("content"), str):
+            yield message["content"]

@@ -79,6 +79,10 @@ class Seq2Seq:
         begins = [tokenizer.bos_id] * self.bos
         return [*[*begins, *tokenizer.encode(text)][: length - 1], tokenizer.eos_id]
 
+    def asked(self, fields: Fields) -> Iterator[str]:
+        """The source."""
+        yield fields["source"]
+
     def ask(self, text: str) -> Fields:
         """A source."""
         return {"source": text, "target": ""}
@@ -148,6 +152,10 @@ class Continuation:
         prompt, target = self.prompt(fields, setting)
         ending = [*setting.tokenizer.encode(target), setting.tokenizer.eos_id]
         return [next_tokens(prompt + ending, [0] * len(prompt) + [1] * len(ending), setting)]
+
+    def asked(self, fields: Fields) -> Iterator[str]:
+        """The source."""
+        yield fields["source"]
 
     def ask(self, text: str) -> Fields:
         """A source."""

@@ -213,6 +213,13 @@ class Writing(ExampleTask, Protocol):
         """What a user types, as an example without an answer."""
         ...
 
+    def asked(self, fields: Fields) -> Iterator[str]:
+        """The texts of an example without its answer, by which it is found out that another asks the same.
+
+        Those of a task that chooses are all of `texts`.
+        """
+        ...
+
     def prompt(self, fields: Fields, setting: Setting) -> Prompt:
         """An example without its answer, and the answer."""
         ...
