@@ -61,6 +61,22 @@ def test_the_figures_do_not_depend_on_the_mesh(config: ConfigDict, axes: dict[st
     assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
 
 
+def test_a_context_is_read_as_the_prefix_that_the_model_was_trained_with(config: ConfigDict):
+    """Three tokens of it, 5, 6 and 7, which see one another; 8 and 9 go on from there."""
+    config.model.update(dtype="float32", num_layers=2)  # in one, no token sees what others have seen
+    config.data.task = "prefix_lm"
+    mesh = one_device()
+    params = jax.tree.map(lambda leaf: 3 * leaf, init_state(config, mesh).params)
+    tokens = np.array([[5, 6, 7, 8]])
+    logits_TV = make_model(config).apply({"params": params}, tokens, order_BT=np.array([[0, 0, 0, 1]]))[0]
+    log_p_TV = jax.nn.log_softmax(logits_TV)
+    expected = float(log_p_TV[2, 8] + log_p_TV[3, 9])
+    causal_TV = jax.nn.log_softmax(make_model(config).apply({"params": params}, tokens)[0])
+    assert abs(causal_TV[2, 8] + causal_TV[3, 9] - expected) > 1e-3
+    ((found, _),) = make_scorer(config, params, mesh)([([5, 6, 7], [8, 9])])
+    assert found == pytest.approx(expected, rel=2e-6)
+
+
 def test_rows_of_similar_length_are_batched_longest_first(config: ConfigDict):
     config.data.batch_size = 2
     lengths = [3, 17, 16, 33, 1, 0]

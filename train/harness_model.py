@@ -25,6 +25,7 @@ from parallel import on_mesh, to_host
 
 from .compose import make_model, rules_of
 from .likelihood import Pair, batches_of, make_scorer
+from .samples import reads_both_ways
 
 MAX_TOKENS = 256  # of tasks that do not say how many
 
@@ -139,6 +140,7 @@ class HarnessModel(TemplateLM):
             max_tokens=num_new,
             sampling=GREEDY,
             eos_id=eos,
+            both_ways=reads_both_ways(self._config),
         )
         tokens_BG = jax.device_put(tokens_BG, NamedSharding(self._mesh, PartitionSpec()))
         rows = [row.tolist() for row in to_host(tokens_BG)[: len(prompts)]]

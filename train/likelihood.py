@@ -20,6 +20,7 @@ from parallel import local_rows, on_mesh, shard_batch, to_host
 
 from .compose import make_model, rules_of
 from .objective import cross_entropy
+from .samples import reads_both_ways
 
 Pair = tuple[Sequence[int], Sequence[int]]
 SHORTEST = 16
@@ -28,8 +29,8 @@ SHORTEST = 16
 def make_scorer(config: Any, params: Any, mesh: Mesh) -> Callable[[Sequence[Pair]], list[tuple[float, bool]]]:
     """Builds the function from pairs of token ids, context and continuation, to what a decoder says of each.
 
-    A context that is too long for the model loses its first tokens. Rows are padded to a few lengths, each of which is
-    compiled once.
+    A context that is too long for the model loses its first tokens; a model of task prefix_lm reads it both ways. Rows
+    are padded to a few lengths, each of which is compiled once.
 
     Args:
         config: the whole config; a batch has `config.data.batch_size` rows.
@@ -48,10 +49,11 @@ def make_scorer(config: Any, params: Any, mesh: Mesh) -> Callable[[Sequence[Pair
     """
     model, rows = make_model(config, mesh), local_rows(mesh, config.data.batch_size)
     apply_fn: Callable[..., Any] = model.apply
-    longest = model.config.max_length
+    longest, both_ways = model.config.max_length, reads_both_ways(config)
 
     def step(params: Any, batch: dict[str, Array]) -> tuple[Array, Array]:
         where = {"positions_BT": batch["positions"], "segment_ids_BT": batch["segment_ids"]}
+        where |= {"order_BT": batch["order"]} if both_ways else {}
         logits_BTV = apply_fn({"params": params}, batch["inputs"], **where)
         nll_BT, _ = cross_entropy(logits_BTV, batch["targets"])
         likeliest_BT = jnp.argmax(logits_BTV, axis=-1) == batch["targets"]
@@ -118,13 +120,17 @@ def _keep(pair: Pair, longest: int) -> tuple[list[int], int]:
 
 
 def _make_batch(rows: list[tuple[list[int], int]], num_rows: int, length: int) -> dict[str, np.ndarray]:
-    """Rows padded on the right; what fills the batch up is one token and counts nothing."""
-    kinds = {"inputs": np.int32, "targets": np.int32, "positions": np.int32, "segment_ids": np.int32}
+    """Rows padded on the right; what fills the batch up is one token and counts nothing.
+
+    "order" is 0 in a context and counts on from there, as of a prefix that `data.tasks.prefix` makes.
+    """
+    kinds = dict.fromkeys(("inputs", "targets", "positions", "segment_ids", "order"), np.int32)
     batch = {name: np.zeros((num_rows, length), kind) for name, kind in (kinds | {"weights": np.float32}).items()}
     batch["segment_ids"][:, 0] = 1
     for row, (tokens, num_counted) in enumerate(rows):
         T = len(tokens) - 1
         batch["inputs"][row, :T], batch["targets"][row, :T] = tokens[:-1], tokens[1:]
         batch["positions"][row, :T], batch["segment_ids"][row, :T] = np.arange(T), 1
+        batch["order"][row, :T] = np.maximum(np.arange(T) - (T - num_counted), 0)
         batch["weights"][row, T - num_counted : T] = 1
     return batch

@@ -58,6 +58,11 @@ def reads_apart(config: Any) -> bool:
     return config.model.architecture.startswith("encoder_decoder")
 
 
+def reads_both_ways(config: Any) -> bool:
+    """Whether the tokens of a prompt see one another, as the task has trained the model to read it."""
+    return getattr(make_task(DataConfig.of(config.data)), "reads_both_ways", False)
+
+
 def reach(config: Any) -> int:
     """Tokens that the model was made for: of a prompt and its continuation, or of either in an encoder-decoder."""
     return config.model.max_length or config.data.seq_len
@@ -179,7 +184,7 @@ def write_texts(
         prompt_BP, lengths_B = np.full((len(encoder_lengths_B), 1), start_id, np.int32), np.sign(encoder_lengths_B)
         memory = {"encoder_tokens_BS": encoder_tokens_BS, "encoder_lengths_B": encoder_lengths_B}
     else:
-        before, memory = ids, {"both_ways": config.data.task.startswith("prefix_lm")}
+        before, memory = ids, {"both_ways": reads_both_ways(config)}
         prompt_BP, lengths_B = pad_rows(ids, mesh, tokenizer.pad_id)
     room, rules = round_up(s.max_tokens), rules_of(config)
     looks = [Look(tokenizer, prompt, s.stop) for prompt in before]

@@ -9,7 +9,7 @@ from model.config import ARCHITECTURES, CLASSIFIERS
 
 from .distill import teacher_config
 from .objective import objective_name
-from .samples import reach
+from .samples import reach, reads_both_ways
 from .scores import SCORES, check_score, spans
 
 # objective -> the kinds of config.model.classifier that it needs, and how many classes if not any number.
@@ -100,7 +100,7 @@ def check_suits(config: Any) -> None:
             )
         if config.mesh.context > 1:
             raise ValueError(f"{said} cannot be divided over the length; use config.mesh.context=1")
-    if config.data.task.startswith("prefix_lm"):
+    if reads_both_ways(config):
         for key, value, legal in (
             ("model.window", model.window, (0,)),
             ("model.block", model.block, ("pre", "post", "output", "both", "parallel")),

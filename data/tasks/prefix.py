@@ -23,6 +23,7 @@ class PrefixLM:
     architectures = ("decoder",)
     scores = ()
     fields = TEXT
+    reads_both_ways = True  # what a text is to be continued from; other tasks do without this attribute
 
     def check(self, config: DataConfig, tokenizer: Tokenizer | None) -> None:
         """Any will do."""
