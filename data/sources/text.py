@@ -9,7 +9,7 @@ from .files import UNREADABLE, Files, find_files, opened
 from .source import Broken, Example, Source
 
 
-def text(*, path: str, pattern: str = "**/*.txt") -> Source:
+def text(*, path: str, pattern: str = "**/*.txt*") -> Source:
     """Each file is a document."""
     return _whole_files(find_files(path, pattern))
 
