@@ -23,8 +23,7 @@ class Examples:
     """Random access to the rows that labelled examples make.
 
     A row has one piece of an example, or several that `pack` put together; each has a number of its own in
-    "segment_ids" and positions from 0. Each piece is in one row. An evaluation packs nothing and augments nothing, and
-    its rows name their example: "example_ids" (), int32, -1 in a row of padding.
+    "segment_ids" and positions from 0. Each piece is in one row. An evaluation packs nothing and augments nothing.
 
     Args:
         task: what the examples are for.
@@ -43,7 +42,7 @@ class Examples:
     ):
         self._task, self._records = task, corpus.records(split)
         self._setting = setting_of(corpus, config, evaluating=evaluating)
-        self._padding = task.padding(self._setting) | ({"example_ids": np.array(-1, np.int32)} if evaluating else {})
+        self._padding = task.padding(self._setting)
         ways = () if evaluating else config.augment
         self._kept: dict[int, Batch] = {}
         self._room = _KEPT_BYTES
@@ -64,11 +63,7 @@ class Examples:
 
     def get(self, index: int, rng: np.random.Generator) -> Batch:
         """Row `index`; `rng` decides how its examples are augmented."""
-        pieces = [self._piece(piece, rng) for piece in self._rows[index]]
-        row = _join(self._padding, pieces)
-        if self._setting.evaluating:
-            row["example_ids"] = np.array(self._pieces[self._rows[index][0], EXAMPLE], np.int32)
-        return row
+        return _join(self._padding, [self._piece(piece, rng) for piece in self._rows[index]])
 
     def _piece(self, number: int, rng: np.random.Generator) -> Batch:
         if number in self._kept:

@@ -8,11 +8,14 @@ import jax
 import numpy as np
 import pytest
 
+from data import make_task
+from data.tasks import TASKS
 from parallel import MeshConfig, make_mesh
 from tests.conftest import tiny_config
 from tests.helpers import command, one_device
-from tests.task_cases import WORDS, examples_config
+from tests.task_cases import WORDS, data_config, examples_config
 from train import evaluate, fit, init_state
+from train.predictions import PREDICTIONS
 from train.suitability import check_labels
 
 
@@ -84,3 +87,10 @@ def test_what_a_model_writes_is_scored_at_the_end(tmp_path: Path):
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     evaluations = [record for record in records if "valid_loss" in record]
     assert ["valid_chrf" in record for record in evaluations] == [False, True]
+
+
+@pytest.mark.parametrize("task", [*TASKS, "masked_lm,next_sentence=1"])
+def test_a_model_predicts_what_is_scored_and_nothing_else(task: str):
+    """The logits of what nobody scores would be computed and fetched in vain."""
+    made = make_task(data_config(task=task))
+    assert (made.objective in PREDICTIONS) == bool(made.scores)

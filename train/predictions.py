@@ -33,7 +33,6 @@ def _spans(apply_fn: Callable[..., Any], params: Any, batch: Mapping[str, Array]
 
 # By objective; those that are not here have no figures but their loss.
 PREDICTIONS: dict[str, Predict] = {
-    "tokens_and_pairs": _classes,
     "classes": _classes,
     "tags": _tags,
     "spans": _spans,

@@ -12,9 +12,8 @@ from ..examples import Examples
 from ..store import Corpus
 from ..tokenizer import Tokenizer
 from .frame import KEEP, blank, check_frame, frame
-from .task import Batch, Fields, Rows, Setting
+from .task import Batch, ExamplesOfRows, Fields, Rows, Setting
 
-Scored = Sequence[tuple[Fields, Sequence[int]]]
 _BOTH = ("text", "text_b")
 _TEXTS: dict[str, tuple[type, ...]] = {"text": (str,), "text_b": (str, NoneType)}
 
@@ -112,7 +111,7 @@ class Classification:
         return blank(setting, ints=("token_types",)) | scalars
 
     def score(
-        self, examples: Scored, predictions: Mapping[str, np.ndarray], setting: Setting
+        self, examples: ExamplesOfRows, predictions: Mapping[str, np.ndarray], setting: Setting
     ) -> tuple[list[Any], list[Any]]:
         """Names of the likeliest classes, and of the right ones; numbers if all of them are."""
         likeliest = np.argmax(np.asarray(predictions["classes"])[:, : len(setting.labels)], axis=1)
@@ -180,7 +179,7 @@ class Multilabel:
         return blank(setting, ints=("token_types",)) | more
 
     def score(
-        self, examples: Scored, predictions: Mapping[str, np.ndarray], setting: Setting
+        self, examples: ExamplesOfRows, predictions: Mapping[str, np.ndarray], setting: Setting
     ) -> tuple[list[Any], list[Any]]:
         """For each example 0 or 1 for each class: those that are likelier than not, and the right ones."""
         likely = np.asarray(predictions["classes"])[:, : len(setting.labels)] > 0
@@ -240,7 +239,7 @@ class Regression:
         return blank(setting, ints=("token_types",)) | scalars
 
     def score(
-        self, examples: Scored, predictions: Mapping[str, np.ndarray], setting: Setting
+        self, examples: ExamplesOfRows, predictions: Mapping[str, np.ndarray], setting: Setting
     ) -> tuple[list[Any], list[Any]]:
         """Numbers."""
         numbers = np.asarray(predictions["classes"])[:, 0]

@@ -15,7 +15,7 @@ from ..offsets import trimmed
 from ..store import Corpus
 from ..tokenizer import Tokenizer
 from .frame import blank, check_frame, frame
-from .task import Batch, Fields, Rows, Setting
+from .task import Batch, ExamplesOfRows, Fields, Rows, Setting
 
 _FIELDS = {"question": (str,), "context": (str,), "answers": (list,), "starts": (list,)}
 
@@ -117,7 +117,7 @@ class Questions:
 
     def score(
         self,
-        examples: Sequence[tuple[Fields, Sequence[int]]],
+        examples: ExamplesOfRows,
         predictions: Mapping[str, np.ndarray],
         setting: Setting,
     ) -> tuple[list[Any], list[Any]]:

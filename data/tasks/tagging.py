@@ -13,7 +13,7 @@ from ..offsets import trimmed
 from ..store import Corpus
 from ..tokenizer import Tokenizer
 from .frame import blank, check_frame, frame
-from .task import Batch, Fields, Rows, Setting
+from .task import Batch, ExamplesOfRows, Fields, Rows, Setting
 
 _FIELDS = {"words": (list,), "tags": (list,)}
 _METRICS = ("span_f1", "accuracy")
@@ -100,7 +100,7 @@ class Tagging:
 
     def score(
         self,
-        examples: Sequence[tuple[Fields, Sequence[int]]],
+        examples: ExamplesOfRows,
         predictions: Mapping[str, np.ndarray],
         setting: Setting,
     ) -> tuple[list[Any], list[Any]]:

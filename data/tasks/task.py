@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 Batch = dict[str, np.ndarray]
 TEXT: Mapping[str, tuple[type, ...]] = {"text": (str,)}  # the fields of the tasks on text alone
 Fields = Mapping[str, Any]  # a labelled example, by the names that its task asks for
+ExamplesOfRows = Sequence[tuple[Fields, Sequence[int]]]  # examples, each with the numbers of the rows that it has
 
 
 class Rows(Protocol):
@@ -108,8 +109,7 @@ class Task(Protocol):
             split: "train" or "valid".
             config: the shape of the rows.
             documents: a range of numbers of documents or examples.
-            evaluating: adds what only evaluation needs, such as "target_bytes" or "example_ids"; nothing is
-                augmented then.
+            evaluating: adds what only evaluation needs, such as "target_bytes"; nothing is augmented then.
 
         Raises:
             ValueError: there is too little for one row.
@@ -185,7 +185,7 @@ class Choosing(ExampleTask, Protocol):
     """A task whose answers are chosen, and compared with the right ones."""
 
     def score(
-        self, examples: Sequence[tuple[Fields, Sequence[int]]], predictions: Mapping[str, np.ndarray], setting: Setting
+        self, examples: ExamplesOfRows, predictions: Mapping[str, np.ndarray], setting: Setting
     ) -> tuple[list[Any], list[Any]]:
         """What a model says of examples and what is right, as the metrics take them.
 
