@@ -22,7 +22,7 @@ from train import evaluate, fit, make_model, make_train_step
 from train.distill import check_same_meaning, soft_cross_entropy
 from train.initial import first_state
 from train.metrics import read_metrics
-from train.source import own_config, read_model
+from train.parameters_of_run import own_config, read_model
 from train.state import model_params
 from train.workdir import write_tokenizer
 

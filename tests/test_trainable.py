@@ -25,7 +25,7 @@ from train.checkpoint import Checkpoints
 from train.initial import adopt, first_state, fresh_parameters
 from train.metrics import read_metrics
 from train.parameters import matrix_of, parameter_name
-from train.source import own_config, read_fixed, read_model
+from train.parameters_of_run import own_config, read_fixed, read_model
 from train.state import abstract_state, model_params
 from train.trainable import add_adapters, divide, join, trained_part
 

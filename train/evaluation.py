@@ -16,12 +16,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from data import Corpus, DataConfig, eval_batches, make_task, open_rows, prepare
 from parallel import local_rows, on_mesh, shard_batch, to_host
 
+from .answers import write_answers
 from .compose import make_model, rules_of
 from .distill import without_teacher
 from .objective import make_objective, objective_name
 from .predictions import PREDICTIONS
 from .scores import SCORES
-from .written import write_answers
 
 # (params, batch) -> sums over the batch, and what is predicted of each of its rows.
 EvalStep = Callable[[Any, dict[str, Array]], tuple[dict[str, Array], dict[str, Array]]]

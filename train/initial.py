@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from data.command_line import load_config
 
 from .distill import TEACHER, teacher_path
-from .source import note_fixed, own_config, read_source, read_teacher
+from .parameters_of_run import note_fixed, own_config, read_source, read_teacher
 from .state import TrainState, init_state, parameter_shapes
 from .trainable import ADAPTERS, BESIDE, divide, trained_part
 from .workdir import FREE_OF_MODEL

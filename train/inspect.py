@@ -13,8 +13,8 @@ from parallel import MeshConfig, check_platform, make_mesh, to_host
 
 from .best import best_step
 from .optimizer import parameter_name
+from .parameters_of_run import newest
 from .restore import read_params, restore_run
-from .source import newest
 from .state import model_params
 from .workdir import IMPORTED
 

@@ -24,9 +24,9 @@ from .evaluation import evaluate, figures_of_answers, make_eval_step
 from .initial import adopt, first_state, fresh_parameters
 from .interrupt import Interrupt
 from .metrics import Recorder, peak_flops
+from .parameters_of_run import read_fixed
 from .runtime import set_up
 from .samples import check_prompts, continue_prompts, reads_apart, writes
-from .source import read_fixed
 from .state import TrainState, abstract_state, abstract_trained, model_params, restore_state, save_state
 from .step import make_train_step
 from .suitability import check_labels, check_suits
@@ -75,7 +75,7 @@ def fit(config: Any, workdir: str | os.PathLike[str]) -> Result:
     workdir = epath.Path(workdir)
     check_platform(config.platform)
     mesh = make_mesh(config.mesh)
-    writes = jax.process_index() == 0
+    is_process_0 = jax.process_index() == 0
     preflight(config, mesh)
     check_suits(config)
     target = abstract_state(config, mesh)
@@ -87,7 +87,7 @@ def fit(config: Any, workdir: str | os.PathLike[str]) -> Result:
     corpus = in_turns("prepare", lambda: prepare(config.data, log=_log))
     check_equal_corpora(corpus)
     order = _check_corpus(config, corpus, workdir)
-    if writes:
+    if is_process_0:
         write_run(workdir, config, corpus)
 
     checkpoints = Checkpoints(workdir, keep=config.train.keep_checkpoints, keep_every=config.train.keep_every)
@@ -100,7 +100,7 @@ def fit(config: Any, workdir: str | os.PathLike[str]) -> Result:
             state = restore_state(checkpoints, first, target).replace(fixed=read_fixed(config, workdir, mesh))
         else:
             state = first_state(config, mesh, workdir=workdir, log=_log)
-        with _recorder(config, mesh, workdir, first, writes) as recorder:
+        with _recorder(config, mesh, workdir, first, is_process_0) as recorder:
             result = _train(config, mesh, state, corpus, checkpoints, recorder)
     finally:
         checkpoints.close()

@@ -9,8 +9,8 @@ from parallel import check_platform, make_mesh, start
 
 from .compose import preflight
 from .distill import without_teacher
+from .parameters_of_run import newest, own_config, read_fixed, read_model
 from .runtime import set_up
-from .source import newest, own_config, read_fixed, read_model
 from .state import TrainState, abstract_state, restore_state
 from .workdir import check_restorable
 

@@ -6,7 +6,7 @@ corpus.json      hashes of the data, to know it again, and the figures of gzip a
 metrics.jsonl    one object a line, see train/metrics.py
 tensorboard/     the same curves
 checkpoints/     see train/checkpoint.py
-fixed.json       of a run that trains a part of its parameters, or has a teacher: see train/source.py
+fixed.json       of a run that trains a part of its parameters, or has a teacher: see train/parameters_of_run.py
 
 A model that train.convert imported has the first two, checkpoints/, and
 imported.json    where it comes from
