@@ -10,7 +10,9 @@ import pytest
 from etils import epath
 
 from data import Corpus, prepare
+from data.packing import pack
 from train import evaluate, fit, init_state
+from train.loop import _check_corpus as check_corpus
 from train.workdir import with_labels_of
 
 from .conftest import tiny_config
@@ -57,6 +59,21 @@ def test_a_task_is_trained_and_evaluated(task: str, tmp_path: Path):
     validation = fit(config, tmp_path / "run").validation
     assert figures | {"loss"} <= set(validation)
     assert all(np.isfinite(figure) for figure in validation.values())
+
+
+def test_the_validation_split_is_never_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Neither by an evaluation nor by a look at it before the first step, which would take a while."""
+    fields, model, _ = CASES["seq2seq"]
+    rng = np.random.default_rng(0)
+    config = tiny_config(tmp_path)
+    data = examples_config(tmp_path, [fields(i, rng) for i in range(30)], "seq2seq", vocab_size=310)
+    config.data.update(data.to_dict())
+    config.model.update(model)
+    corpus, packed = prepare(config.data, log=lambda line: None), []
+    count = lambda lengths, sizes: packed.append(len(lengths)) or pack(lengths, sizes)  # noqa: E731
+    monkeypatch.setattr("data.examples.pack", count)
+    check_corpus(config, corpus, epath.Path(tmp_path / "run"))
+    assert packed == [len(corpus.records("train"))]
 
 
 def test_a_limited_evaluation_scores_the_first_example_even_if_it_has_more_rows(tmp_path: Path):

@@ -203,7 +203,7 @@ def _check_corpus(config: Any, corpus: Corpus, workdir: epath.Path) -> TrainingR
     check_labels(config, corpus.metadata.get("labels"))
     check_same_meaning(config, corpus.metadata["tokenizer_sha256"], corpus.metadata.get("labels", []))
     order = TrainingRows(DataConfig.of(config.data), corpus, config.seed)
-    open_rows(DataConfig.of(config.data), corpus, "valid")
+    open_rows(DataConfig.of(config.data), corpus, "valid", evaluating=True)  # else it would be packed for nothing
     if config.sample.prompts and writes(config):
         check_prompts(config, corpus.tokenizer, config.sample.prompts)
     return order
