@@ -79,8 +79,8 @@ def get_config() -> ConfigDict:
     data.tokenizer = "bpe"  # bpe or unigram[,extra_ids=100], or the path of a tokenizer.json, a .model or their folder
     data.vocab_size = 4096  # token ids, the 4 special ones and 256 bytes included; a given tokenizer may have fewer
     data.tokenizer_bytes = 20_000_000  # about how much text the tokenizer is trained on
-    data.seq_len = 256  # tokens in a window
-    data.batch_size = 16  # windows in a step, over all devices
+    data.seq_len = 256  # tokens in a row: a window of text, one labelled example, or several
+    data.batch_size = 16  # rows in a step, over all devices
     data.packing = True  # fill rows with several documents or examples; False: a row has one, padded
     data.augment = ()  # changes to training texts: token_dropout, delete, swap[,rate=0.1], or yours (data/augment.py)
     data.read_threads = 2  # threads that read batches ahead
@@ -140,11 +140,7 @@ def get_config() -> ConfigDict:
     train.keep_every = 0  # checkpoints at multiples of this are kept for good; 0: none
 
     sample = config.sample = ConfigDict()
-    sample.prompts = (
-        "def ",
-        "import ",
-        "class ",
-    )  # continued at the end, if the task is to write; () is none
+    sample.prompts = ("def ", "import ", "class ")  # continued at the end, if the task is to write; () is none
     sample.max_tokens = 48  # length of a sample
     sample.strategy = "sample"  # greedy, sample[,temperature=0.8][,top_k=0][,top_p=0.95][,min_p=0.05] or beam[,beams=4]
     sample.stop = ()  # texts that end a sample before them, such as ("\n\n",)
