@@ -114,7 +114,7 @@ CASES = {
     ),
     "unknown strategy": (
         {"sample.strategy": "best"},
-        "config.sample.strategy='best' is not known; use one of greedy, sample, beam",
+        "config.sample.strategy='best': 'best' is not known; use one of greedy, sample, beam",
     ),
     "unknown end of a search": (
         {"sample.strategy": "beam,early_stopping=1"},

@@ -63,7 +63,7 @@ def test_nothing_is_chosen_without_a_metric(config: ConfigDict):
     ("text", "message"),
     [
         ("loss,mode=most", "config.train.best='loss,mode=most': mode must be one of min, max"),
-        ("loss,steps=3", "'steps=3' is no option of 'loss'; it has mode=..., patience=..."),
+        ("loss,steps=3", "'steps' is no option of 'loss'; it has mode=..., patience=..."),
         ("loss", "chooses among evaluations: config.train.eval_every=0 must be above 0"),
     ],
 )

@@ -192,7 +192,7 @@ def test_a_student_outlives_its_teacher(
         ("distill", "needs the workdir of a run or of an imported model, as in 'distill,teacher=runs/large'"),
         ("distill,teacher=/nowhere", "/nowhere holds no run and no imported model with checkpoints"),
         ("distill,teacher={},weight=2", "weight from 0 to 1"),
-        ("distill,teacher={},softness=2", "'softness=2' is no option of 'distill'"),
+        ("distill,teacher={},softness=2", "'softness' is no option of 'distill'"),
         ("distill,teacher={},base=none", "config.train.objective='none' is not known"),
     ],
 )

@@ -58,6 +58,7 @@ def choose(config: ConfigDict, text: str) -> ConfigDict:
         ("all", names(NAMES)),
         ("matching,names=classifier|norm", {"classifier/w", "classifier/b", "final_norm/scale"}),
         ("frozen,names=layers|embedding", {"classifier/w", "classifier/b", "final_norm/scale"}),
+        (r"matching,names='classifier/\w{1,2}$'", {"classifier/w", "classifier/b"}),
         ("lora", set()),
         ("lora,also=/b", {"classifier/b", "layers/attention/b_q"}),
     ],
@@ -71,7 +72,7 @@ def test_names_decide_what_is_trained(config: ConfigDict, text: str, expected: s
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("some", "config.train.parameters='some' is not known; use one of all, matching, frozen, lora"),
+        ("some", "config.train.parameters='some': 'some' is not known; use one of all, matching, frozen, lora"),
         ("frozen", "config.train.parameters='frozen' needs a pattern .* 'frozen,names=layers/'"),
         ("matching,names=(", r"names='\(' is no pattern"),
         ("lora,rank=0", "rank must be at least 1"),

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from model.choice import parse_choice
+from data.options import choose
 
 from .checkpoint import Checkpoints
 
@@ -50,12 +50,16 @@ class Best:
         if not text:
             return cls("")
         metric = text.partition(",")[0].strip()
-        choice = parse_choice(key, text, {metric: {"mode": "min" if metric in _FALLING else "max", "patience": 0}})
-        if choice.mode not in MODES or choice.patience < 0:
+
+        def of_metric(*, mode: str = "min" if metric in _FALLING else "max", patience: int = 0) -> Best:
+            return cls(metric, mode, patience)
+
+        best = choose(key, text, {metric: of_metric}).make()
+        if best.mode not in MODES or best.patience < 0:
             raise ValueError(f"{key}={text!r}: mode must be one of {', '.join(MODES)}, and patience 0 (never) or more")
         if not config.train.eval_every:
             raise ValueError(f"{key}={text!r} chooses among evaluations: config.train.eval_every=0 must be above 0")
-        return cls(metric, choice.mode, choice.patience)
+        return best
 
     def check(self, metrics: Iterable[str]) -> None:
         """Checks that the metric is one of those that there are.

@@ -8,6 +8,7 @@ objective finds them beside the student's, under the name "teacher".
 Letters: B batch, T length, V vocab or classes, D width of the student, E width of the teacher.
 """
 
+import dataclasses
 import functools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -20,16 +21,34 @@ from etils import epath
 from jax import Array
 
 from data.command_line import load_config
-from model.choice import Choice, parse_choice
+from data.options import choose
 
 from .trainable import BESIDE
 
 NAME = "distill"
 TEACHER = "teacher"
-OPTIONS = {TEACHER: "", "temperature": 2.0, "weight": 0.5, "hidden": 0.0, "base": "auto"}
 
 
-def _choice(config: Any) -> Choice | None:
+@dataclasses.dataclass(frozen=True)
+class Distillation:
+    """The options of the objective.
+
+    Attributes:
+        teacher: the workdir of a run or of an imported model.
+        temperature: of both distributions.
+        weight: of what the teacher says; the rest is that of the base objective.
+        hidden: weight of the error of the hidden states.
+        base: the objective that the student is evaluated with; "auto" is as the task asks.
+    """
+
+    teacher: str = ""
+    temperature: float = 2.0
+    weight: float = 0.5
+    hidden: float = 0.0
+    base: str = "auto"
+
+
+def _choice(config: Any) -> Distillation | None:
     """The options of the objective; None if it is another one.
 
     Raises:
@@ -38,7 +57,7 @@ def _choice(config: Any) -> Choice | None:
     text = config.train.objective
     if text.partition(",")[0].strip() != NAME:
         return None
-    choice = parse_choice("config.train.objective", text, {NAME: OPTIONS})
+    choice: Distillation = choose("config.train.objective", text, {NAME: Distillation}).make()
     if not choice.teacher:
         raise ValueError(
             f"config.train.objective={text!r} needs the workdir of a run or of an imported model, as in "
@@ -179,7 +198,7 @@ def _distill(
     *,
     base: Callable[..., Any],
     teacher: Any,
-    choice: Choice,
+    choice: Distillation,
 ) -> tuple[Array, Array, dict[str, Array]]:
     """Runs the base objective, listens to what it asks the model, and asks the teacher the same."""
     from .compose import make_model

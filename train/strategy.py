@@ -1,14 +1,29 @@
 """What `config.sample` says: how tokens are chosen, and where a text ends."""
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
-from model import EARLY_STOPPING, GREEDY, Beams, Sampling, parse_choice
+from data.options import choose
+from model import EARLY_STOPPING, GREEDY, Beams, Sampling
 
-STRATEGIES: dict[str, dict[str, Any]] = {
-    "greedy": {"repetition_penalty": 1.0},
-    "sample": {"temperature": 0.8, "top_k": 0, "top_p": 0.95, "min_p": 0.0, "repetition_penalty": 1.0},
-    "beam": {"beams": 4, "length_penalty": 1.0, "early_stopping": EARLY_STOPPING[0], "repetition_penalty": 1.0},
-}
+
+def _greedy(*, repetition_penalty: float = 1.0) -> Sampling:
+    return dataclasses.replace(GREEDY, repetition_penalty=repetition_penalty)
+
+
+def _sample(
+    *,
+    temperature: float = 0.8,
+    top_k: int = 0,
+    top_p: float = 0.95,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+) -> Sampling:
+    return Sampling(repetition_penalty, temperature, top_k, top_p, min_p)
+
+
+STRATEGIES: dict[str, Callable[..., Sampling | Beams]] = {"greedy": _greedy, "sample": _sample, "beam": Beams}
 # Option -> what it must be, and whether a value is.
 _LEGAL: dict[str, tuple[str, Any]] = {
     "repetition_penalty": ("above 0", lambda value: value > 0),
@@ -28,14 +43,12 @@ def make_strategy(config: Any) -> Sampling | Beams:
         ValueError: an unknown strategy or option, or a value that is not legal; it names the key.
     """
     text = config.sample.strategy
-    choice = parse_choice("config.sample.strategy", text, STRATEGIES)
-    for name, value in choice.options.items():
+    chosen = choose("config.sample.strategy", text, STRATEGIES)
+    for name, value in chosen.options.items():
         must, is_legal = _LEGAL.get(name, ("", lambda _: True))
         if not is_legal(value):
             raise ValueError(f"config.sample.strategy={text!r}: {name}={value} must be {must}")
-    if choice.kind == "beam":
-        return Beams(**choice.options)
-    return Sampling(**{"temperature": GREEDY.temperature, **choice.options})
+    return chosen.make()
 
 
 def check_sampling(config: Any) -> None:

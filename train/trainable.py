@@ -4,6 +4,7 @@ The step differentiates the trained parameters alone; `join` makes the model's p
 base. Optimizer moments and checkpoints are of the trained ones.
 """
 
+import dataclasses
 import functools
 import math
 import re
@@ -17,43 +18,74 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
-from model.choice import Choice, parse_choice
+from data.options import choose
 
 from .parameters import Matrix, matrix_of
 
-# config.train.parameters: the kinds and their options.
-KINDS = {
-    "all": {},
-    "matching": {"names": ""},
-    "frozen": {"names": ""},
-    "lora": {"rank": 8, "alpha": 16.0, "names": "attention/w_[qv]$", "also": ""},
-}
 ADAPTERS = ("lora_a", "lora_b")  # in the place of the matrix that they adapt
 BESIDE = "distill"  # parameters of an objective, no part of the model; always trained
 _LETTERS = "abcdefgh"  # of a matrix's dims; "r" is the rank
 
 
-def trained_part(config: Any) -> Choice:
+@dataclasses.dataclass(frozen=True)
+class TrainedPart:
+    """What is trained.
+
+    Attributes:
+        kind: "all", "matching", "frozen" (all but what matches) or "lora".
+        names: a pattern of the parameters that are trained, frozen or adapted.
+        also: lora: a pattern of those that are trained as they are.
+        rank: lora: r.
+        alpha: lora: the adapters count alpha / r.
+    """
+
+    kind: str
+    names: str = ""
+    also: str = ""
+    rank: int = 8
+    alpha: float = 16.0
+
+
+def _all() -> TrainedPart:
+    return TrainedPart("all")
+
+
+def _matching(*, names: str = "") -> TrainedPart:
+    return TrainedPart("matching", names)
+
+
+def _frozen(*, names: str = "") -> TrainedPart:
+    return TrainedPart("frozen", names)
+
+
+def _lora(*, rank: int = 8, alpha: float = 16.0, names: str = "attention/w_[qv]$", also: str = "") -> TrainedPart:
+    return TrainedPart("lora", names, also, rank, alpha)
+
+
+KINDS = {"all": _all, "matching": _matching, "frozen": _frozen, "lora": _lora}
+
+
+def trained_part(config: Any) -> TrainedPart:
     """What `config.train.parameters` says.
 
     Raises:
         ValueError: it names the key, the value and a legal choice.
     """
     key, text = "config.train.parameters", config.train.parameters
-    choice = parse_choice(key, text, KINDS)
-    for option in ("names", "also"):
+    choice: TrainedPart = choose(key, text, KINDS).make()
+    for option, pattern in (("names", choice.names), ("also", choice.also)):
         try:
-            re.compile(choice.options.get(option, ""))
+            re.compile(pattern)
         except re.error as error:
-            raise ValueError(f"{key}={text!r}: {option}={choice.options[option]!r} is no pattern: {error}") from error
-    if choice.options.get("names") == "":
+            raise ValueError(f"{key}={text!r}: {option}={pattern!r} is no pattern: {error}") from error
+    if choice.kind != "all" and not choice.names:
         raise ValueError(f"{key}={text!r} needs a pattern of parameters' names, as in '{choice.kind},names=layers/'")
     if choice.kind == "lora" and (choice.rank < 1 or choice.alpha <= 0):
         raise ValueError(f"{key}={text!r}: rank must be at least 1, and alpha above 0")
     return choice
 
 
-def divide(choice: Choice, params: Any) -> tuple[Any, Any]:
+def divide(choice: TrainedPart, params: Any) -> tuple[Any, Any]:
     """Divides a model's parameters by their names.
 
     Args:
@@ -68,7 +100,7 @@ def divide(choice: Choice, params: Any) -> tuple[Any, Any]:
     return unflatten_dict(trained), unflatten_dict({path: flat[path] for path in flat if path not in trained})
 
 
-def _is_trained(choice: Choice, name: str) -> bool:
+def _is_trained(choice: TrainedPart, name: str) -> bool:
     if choice.kind == "all" or name.startswith(f"{BESIDE}/"):
         return True
     if choice.kind == "lora":
@@ -76,7 +108,7 @@ def _is_trained(choice: Choice, name: str) -> bool:
     return bool(re.search(choice.names, name)) == (choice.kind == "matching")
 
 
-def _is_adapted(choice: Choice, name: str) -> bool:
+def _is_adapted(choice: TrainedPart, name: str) -> bool:
     return choice.kind == "lora" and not _is_trained(choice, name) and bool(re.search(choice.names, name))
 
 
@@ -93,8 +125,7 @@ def check_names(config: Any, names: Iterable[str]) -> None:
     choice, names = trained_part(config), list(names)
     said = f"config.train.parameters={config.train.parameters!r}"
     of_kind = [name for name in names if choice.kind != "lora" or matrix_of(name)]
-    for option, legal in (("names", of_kind), ("also", names)):
-        pattern = choice.options.get(option, "")
+    for option, pattern, legal in (("names", choice.names, of_kind), ("also", choice.also, names)):
         if pattern and not any(re.search(pattern, name) for name in legal):
             raise ValueError(f"{said}: {option}={pattern!r} is in no name; there are {_some(legal)}")
     if not any(_is_trained(choice, name) or _is_adapted(choice, name) for name in names):
@@ -105,7 +136,7 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-def add_adapters(choice: Choice, trained: Any, base: Any, key: Array) -> Any:
+def add_adapters(choice: TrainedPart, trained: Any, base: Any, key: Array) -> Any:
     """Adds the adapters of a choice to what is trained (Hu et al. 2021, arXiv:2106.09685, section 4.1).
 
     A matrix W gets A, normal with standard deviation 1 / sqrt(inputs), and B, zero, so that nothing changes at first.
@@ -143,7 +174,7 @@ def _adapters(matrix: Matrix, box: Any, rank: int, key: Array) -> tuple[Any, Any
     return nn.LogicallyPartitioned(a, a_axes), nn.LogicallyPartitioned(jnp.zeros(b_shape, jnp.float32), b_axes)
 
 
-def join(choice: Choice, trained: Any, base: Any) -> Any:
+def join(choice: TrainedPart, trained: Any, base: Any) -> Any:
     """The model's parameters.
 
     Args:
