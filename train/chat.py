@@ -116,6 +116,8 @@ def _answer(write: Writer, ids: Sequence[int]) -> str:
             print(piece, end="", flush=True)
             if is_stopped:
                 break
+    except KeyboardInterrupt:
+        pass
     finally:
         signal.signal(signal.SIGINT, before)
     print(flush=True)
