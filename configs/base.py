@@ -140,7 +140,7 @@ def get_config() -> ConfigDict:
     train.keep_every = 0  # checkpoints at multiples of this are kept for good; 0: none
 
     sample = config.sample = ConfigDict()
-    sample.prompts = ("def ", "import ", "class ")  # continued at the end, if the task is to write; () is none
+    sample.prompts = ("def ", "import ", "class ")  # continued at the end of a task that writes; () is none
     sample.max_tokens = 48  # length of a sample
     sample.strategy = "sample"  # greedy, sample[,temperature=0.8][,top_k=0][,top_p=0.95][,min_p=0.05] or beam[,beams=4]
     sample.stop = ()  # texts that end a sample before them, such as ("\n\n",)

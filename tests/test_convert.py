@@ -48,7 +48,7 @@ def convert(direction: str, directory: Path, workdir: Path, *more: str) -> None:
 def like(config: Any) -> list[str]:
     """The data of the tests, as overrides."""
     data = config.data
-    names = ("source", "path", "dir", "valid_fraction", "seq_len", "batch_size")
+    names = ("source", "dir", "valid_fraction", "seq_len", "batch_size")
     return [f"--config.data.{name}={data[name]}" for name in names]
 
 

@@ -18,13 +18,14 @@ def test_each_process_finds_its_place_and_its_lines_are_marked(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.delenv("NPROC")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
     program = (
         "import os; e = os.environ; print(e['PALMETTE_PROCESS_ID'], e['PALMETTE_NUM_PROCESSES'], "
         "e['PALMETTE_COORDINATOR'], e['XLA_FLAGS'], e['NPROC'])"
     )
     assert main(["--num-processes=3", "--devices-per-process=2", "--port=7123", "--", "python", "-c", program]) == 0
     lines = sorted(capfd.readouterr().out.splitlines())
-    flag = "--xla_force_host_platform_device_count=2"  # in place of the tests' own 8
+    flag = "--xla_force_host_platform_device_count=2"  # in place of 8
     assert lines == [f"[{i}] {i} 3 127.0.0.1:7123 {flag} 8" for i in range(3)]
 
 

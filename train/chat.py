@@ -1,6 +1,7 @@
 """A conversation in the terminal."""
 
 import contextlib
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -97,14 +98,28 @@ def _read_line() -> str | None:
 
 
 def _answer(write: Writer, ids: Sequence[int]) -> str:
-    """Prints an answer as it comes, and returns as much of it as there was time for."""
-    said = ""
+    """Prints an answer as it comes, and returns as much of it as there was time for.
+
+    Ctrl-C is looked for between the pieces: raised in the midst of JAX it could be swallowed.
+    """
+    said, is_stopped = "", False
+
+    def stop(*_: object) -> None:
+        nonlocal is_stopped
+        is_stopped = True
+        signal.signal(signal.SIGINT, before)  # a second one does not wait
+
+    before = signal.signal(signal.SIGINT, stop)
     try:
         for piece in write(ids):
             said += piece
             print(piece, end="", flush=True)
+            if is_stopped:
+                break
     except KeyboardInterrupt:
         pass
+    finally:
+        signal.signal(signal.SIGINT, before)
     print(flush=True)
     return said
 
