@@ -154,7 +154,7 @@ def test_report_command_draws_the_curve(finished: Path, tmp_path: Path):
     assert picture.startswith("<?xml")
     assert picture.count("<path") > 20
     other = f"--beside={finished}"
-    train.report.main([f"--workdir={finished}", f"--output={tmp_path / 'two.svg'}", other, "--metric=loss"])
+    train.report.main([f"--workdir={finished}", f"--output={tmp_path / 'two.svg'}", other])
     assert len((tmp_path / "two.svg").read_text()) > len(picture)
     with pytest.raises(ValueError, match=r"--metric=f1 is not recorded; there are loss, perplexity, tokens"):
         train.report.main([f"--workdir={finished}", f"--output={tmp_path / 'no.svg'}", "--metric=f1"])

@@ -10,6 +10,7 @@ from data import prepare
 from data.command_line import read_command_line
 from parallel import in_turns, start
 
+from .distill import without_teacher
 from .evaluation import evaluate
 from .harness import run_harness
 from .restore import restore_params
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> None:
     if arguments.flags["harness"]:
         write_report(run_harness(config, workdir, arguments.flags["harness"], limit=arguments.flags["limit"]))
         return
-    check_suits(config)
+    check_suits(without_teacher(config))
     if arguments.flags["source"]:
         config.data.update(source="", valid_source=arguments.flags["source"], tokenizer=str(workdir))
         corpus = with_labels_of(workdir, in_turns("prepare", lambda: prepare(config.data)))
