@@ -140,6 +140,13 @@ class Examples:
         return self._setting
 
 
+def open_examples(
+    task: ExampleTask, corpus: Corpus, split: str, config: DataConfig, documents: range, *, evaluating: bool
+) -> Examples:
+    """`Task.open` of every task on labelled examples."""
+    return Examples(task, corpus, split, config, documents, evaluating=evaluating)
+
+
 def _join(padding: Batch, pieces: Sequence[Batch]) -> Batch:
     """Writes pieces into a row, one after the other; what is not by token, such as a class, is that of the only one."""
     row = {name: array.copy() for name, array in padding.items()}

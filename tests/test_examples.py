@@ -16,7 +16,10 @@ from .task_cases import WORDS, examples_config, prepared, rows_of
 def pairs(number: int = 60) -> list[dict[str, Any]]:
     """Sources and targets of uneven lengths, each with its number in it."""
     rng = np.random.default_rng(0)
-    draw = lambda least, most: " ".join(rng.choice(WORDS, rng.integers(least, most)))  # noqa: E731
+
+    def draw(least: int, most: int) -> str:
+        return " ".join(rng.choice(WORDS, rng.integers(least, most)))
+
     return [{"source": f"{i} {draw(1, 6)}", "target": f"{i} {draw(1, 4)}"} for i in range(number)]
 
 

@@ -70,7 +70,11 @@ def test_the_validation_split_is_never_packed(tmp_path: Path, monkeypatch: pytes
     config.data.update(data.to_dict())
     config.model.update(model)
     corpus, packed = prepare(config.data, log=lambda line: None), []
-    count = lambda lengths, sizes: packed.append(len(lengths)) or pack(lengths, sizes)  # noqa: E731
+
+    def count(lengths: Any, sizes: Any) -> Any:
+        packed.append(len(lengths))
+        return pack(lengths, sizes)
+
     monkeypatch.setattr("data.examples.pack", count)
     check_corpus(config, corpus, epath.Path(tmp_path / "run"))
     assert packed == [len(corpus.records("train"))]

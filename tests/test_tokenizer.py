@@ -112,6 +112,7 @@ def test_extra_ids_are_made_by_no_text_and_change_no_other():
 
 
 def test_offsets_are_the_characters_of_each_id(tokenizer: Tokenizer):
+    pieces = tokenizer.pieces
     for text in NASTY + random_texts() + TEXTS:
         ids, spans = tokenizer.encode_with_offsets(text)
         assert ids == tokenizer.encode(text)
@@ -119,7 +120,7 @@ def test_offsets_are_the_characters_of_each_id(tokenizer: Tokenizer):
         covered = {character for start, end in spans.tolist() for character in range(start, end)}
         assert covered == {*range(len(text))}
         for i, (start, end) in zip(ids, spans.tolist(), strict=True):
-            piece = tokenizer.pieces[i]
+            piece = pieces[i]
             assert piece in ("\ufffd", text[start:end]) or {*text[start:end]} & {"\u2581", "\ue000", "\ue001"}
 
 

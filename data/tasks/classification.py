@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from ..config import DataConfig
-from ..examples import Examples
-from ..store import Corpus
+from ..examples import open_examples
 from ..tokenizer import Tokenizer
 from .frame import KEEP, blank, check_frame, frame
-from .task import Batch, ExamplesOfRows, Fields, Rows, Setting
+from .task import Batch, ExamplesOfRows, Fields, Setting
 
 _BOTH = ("text", "text_b")
 _TEXTS: dict[str, tuple[type, ...]] = {"text": (str,), "text_b": (str, NoneType)}
@@ -58,6 +57,7 @@ class Classification:
     fields = _TEXTS | {"label": (str, int)}
     augmented = _BOTH
     packs = False
+    open = open_examples
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -120,10 +120,6 @@ class Classification:
         of_numbers = all(name.removeprefix("-").isdecimal() for name in [*found, *right])
         return ([*map(int, found)], [*map(int, right)]) if of_numbers else (found, right)
 
-    def open(self, corpus: Corpus, split: str, config: DataConfig, documents: range, *, evaluating: bool) -> Rows:
-        """One example a row."""
-        return Examples(self, corpus, split, config, documents, evaluating=evaluating)
-
 
 @dataclasses.dataclass(frozen=True)
 class Multilabel:
@@ -142,6 +138,7 @@ class Multilabel:
     fields = _TEXTS | {"labels": (list,)}
     augmented = _BOTH
     packs = False
+    open = open_examples
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -188,10 +185,6 @@ class Multilabel:
             [self._row(fields, setting) for fields, _ in examples],
         )
 
-    def open(self, corpus: Corpus, split: str, config: DataConfig, documents: range, *, evaluating: bool) -> Rows:
-        """One example a row."""
-        return Examples(self, corpus, split, config, documents, evaluating=evaluating)
-
 
 @dataclasses.dataclass(frozen=True)
 class Regression:
@@ -208,6 +201,7 @@ class Regression:
     fields = _TEXTS | {"label": (float, int)}
     augmented = _BOTH
     packs = False
+    open = open_examples
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -247,10 +241,6 @@ class Regression:
             [float(numbers[row]) for _, (row,) in examples],
             [float(fields["label"]) for fields, _ in examples],
         )
-
-    def open(self, corpus: Corpus, split: str, config: DataConfig, documents: range, *, evaluating: bool) -> Rows:
-        """One example a row."""
-        return Examples(self, corpus, split, config, documents, evaluating=evaluating)
 
 
 def _is_number(text: str) -> bool:

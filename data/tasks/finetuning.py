@@ -6,11 +6,10 @@ from typing import Any
 
 from ..chat import chat_prompt, encode_chat
 from ..config import DataConfig
-from ..examples import Examples
-from ..store import Corpus
+from ..examples import open_examples
 from ..tokenizer import Tokenizer
 from .frame import check_frame
-from .task import Batch, Fields, Prompt, Rows, Setting
+from .task import Batch, Fields, Prompt, Setting
 from .written import next_tokens, no_tokens
 
 _FORMS: dict[str, dict[str, tuple[type, ...]]] = {
@@ -40,6 +39,7 @@ class FineTuning:
     scores = ()
     augmented = ()
     packs = True
+    open = open_examples
 
     @property
     def fields(self) -> Mapping[str, tuple[type, ...]]:
@@ -97,10 +97,6 @@ class FineTuning:
     def padding(self, setting: Setting) -> Batch:
         """A row without text."""
         return no_tokens(setting)
-
-    def open(self, corpus: Corpus, split: str, config: DataConfig, documents: range, *, evaluating: bool) -> Rows:
-        """Examples, see there."""
-        return Examples(self, corpus, split, config, documents, evaluating=evaluating)
 
 
 def _answers(messages: Sequence[Any]) -> list[int]:

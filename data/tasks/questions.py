@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..config import DataConfig
-from ..examples import Examples
+from ..examples import open_examples
 from ..offsets import trimmed
-from ..store import Corpus
 from ..tokenizer import Tokenizer
 from .frame import blank, check_frame, frame
-from .task import Batch, ExamplesOfRows, Fields, Rows, Setting
+from .task import Batch, ExamplesOfRows, Fields, Setting
 
 _FIELDS = {"question": (str,), "context": (str,), "answers": (list,), "starts": (list,)}
 
@@ -58,6 +57,7 @@ class Questions:
     scores = ("squad",)
     augmented = ()
     packs = False
+    open = open_examples
 
     @property
     def fields(self) -> Mapping[str, tuple[type, ...]]:
@@ -144,10 +144,6 @@ class Questions:
         pairs = [(a, b) for a in first for b in last if a <= b < a + self.longest]
         sums = [(float(starts[a] + ends[b]), int(a), int(b)) for a, b in pairs]
         return max(sums, key=lambda one: one[0], default=(-np.inf, 0, 0))
-
-    def open(self, corpus: Corpus, split: str, config: DataConfig, documents: range, *, evaluating: bool) -> Rows:
-        """One window a row."""
-        return Examples(self, corpus, split, config, documents, evaluating=evaluating)
 
 
 def _context(fields: Fields, setting: Setting) -> tuple[list[int], np.ndarray]:

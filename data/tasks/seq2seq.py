@@ -9,11 +9,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..config import DataConfig
-from ..examples import Examples
-from ..store import Corpus
+from ..examples import open_examples
 from ..tokenizer import Tokenizer
 from .frame import check_frame
-from .task import Batch, Fields, Prompt, Rows, Setting
+from .task import Batch, Fields, Prompt, Setting
 from .written import next_tokens, no_tokens
 
 _PAIR = {"source": (str,), "target": (str,)}
@@ -45,6 +44,7 @@ class Seq2Seq:
     fields = _PAIR
     augmented = ("source",)
     packs = True
+    open = open_examples
 
     def check(self, config: DataConfig, tokenizer: Tokenizer | None) -> None:
         """There is room, and the start is known."""
@@ -98,10 +98,6 @@ class Seq2Seq:
         row = no_tokens(setting) | {"encoder_inputs": np.full(length, setting.tokenizer.pad_id, np.int32)}
         return row | {f"encoder_{name}": np.zeros(length, np.int32) for name in ("segment_ids", "positions")}
 
-    def open(self, corpus: Corpus, split: str, config: DataConfig, documents: range, *, evaluating: bool) -> Rows:
-        """Examples, see there."""
-        return Examples(self, corpus, split, config, documents, evaluating=evaluating)
-
 
 @dataclasses.dataclass(frozen=True)
 class Continuation:
@@ -127,6 +123,7 @@ class Continuation:
     fields = _PAIR
     augmented = ("source",)
     packs = True
+    open = open_examples
 
     def check(self, config: DataConfig, tokenizer: Tokenizer | None) -> None:
         """There is room."""
@@ -170,7 +167,3 @@ class Continuation:
     def padding(self, setting: Setting) -> Batch:
         """A row without text."""
         return no_tokens(setting)
-
-    def open(self, corpus: Corpus, split: str, config: DataConfig, documents: range, *, evaluating: bool) -> Rows:
-        """Examples, see there."""
-        return Examples(self, corpus, split, config, documents, evaluating=evaluating)

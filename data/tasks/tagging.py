@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from ..config import DataConfig
-from ..examples import Examples
+from ..examples import open_examples
 from ..offsets import trimmed
-from ..store import Corpus
 from ..tokenizer import Tokenizer
 from .frame import blank, check_frame, frame
-from .task import Batch, ExamplesOfRows, Fields, Rows, Setting
+from .task import Batch, ExamplesOfRows, Fields, Setting
 
 _FIELDS = {"words": (list,), "tags": (list,)}
 _METRICS = ("span_f1", "accuracy")
@@ -41,6 +40,7 @@ class Tagging:
     fields = _FIELDS
     augmented = ()
     packs = True
+    open = open_examples
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -111,7 +111,3 @@ class Tagging:
             found.append([names.get(int(tags[place]), _OUTSIDE) if place >= 0 else _OUTSIDE for place in places])
         right = [[*self.labels_of(fields)] for fields, _ in examples]
         return (found, right) if self.metrics == "span_f1" else ([*chain(*found)], [*chain(*right)])
-
-    def open(self, corpus: Corpus, split: str, config: DataConfig, documents: range, *, evaluating: bool) -> Rows:
-        """Examples, see there."""
-        return Examples(self, corpus, split, config, documents, evaluating=evaluating)
