@@ -158,6 +158,17 @@ def test_report_command_draws_the_curve(finished: Path, tmp_path: Path):
     assert len((tmp_path / "two.svg").read_text()) > len(picture)
     with pytest.raises(ValueError, match=r"--metric=f1 is not recorded; there are loss, perplexity, tokens"):
         train.report.main([f"--workdir={finished}", f"--output={tmp_path / 'no.svg'}", "--metric=f1"])
+    with pytest.raises(ValueError, match="--over=years is not known; use tokens or minutes"):
+        train.report.main([f"--workdir={finished}", f"--output={tmp_path / 'no.svg'}", "--over=years"])
+
+
+def test_curves_over_tokens_and_minutes():
+    config = ConfigDict({"data": {"batch_size": 4, "seq_len": 250}})
+    steps = [{"step": 2, "loss": 3.0, "step_time": 30.0}, {"step": 4, "loss": 2.0, "step_time": 60.0}]
+    curves = train.report.Curves(config, [*steps, {"step": 4, "valid_loss": 2.5}])
+    assert curves.points("loss") == ([0.002, 0.004], [3.0, 2.0])
+    assert curves.points("loss", "minutes") == ([1.0, 3.0], [3.0, 2.0])
+    assert curves.points("valid_loss", "minutes") == ([3.0], [2.5])
 
 
 @pytest.mark.parametrize("name", ["evaluate", "generate", "inspect", "report"])

@@ -26,16 +26,33 @@ class Curves(NamedTuple):
     config: Any
     records: list[dict[str, Any]]
 
-    def points(self, name: str) -> tuple[list[float], list[float]]:
-        """Million tokens, padding included, and the values of a metric."""
-        data = self.config.data
-        in_millions = data.batch_size * data.seq_len / 1e6
-        points = [(record["step"] * in_millions, record[name]) for record in self.records if name in record]
-        return [x for x, _ in points], [y for _, y in points]
+    def points(self, name: str, over: str = "tokens") -> tuple[list[float], list[float]]:
+        """Million tokens, padding included, or minutes of training, and the values of a metric."""
+        data, minutes, before = self.config.data, 0.0, 0
+        xs, ys = [], []
+        for record in self.records:
+            if "step_time" in record:
+                minutes += (record["step"] - before) * record["step_time"] / 60
+                before = record["step"]
+            if name in record:
+                xs.append(record["step"] * data.batch_size * data.seq_len / 1e6 if over == "tokens" else minutes)
+                ys.append(record[name])
+        return xs, ys
 
 
-def draw(runs: Sequence[Curves], compressed: dict[str, float], output: str | Path, *, metric: str = "") -> None:
-    """Draws training losses and a validation figure over tokens.
+# What a curve may run over -> how its axis is called.
+OVER = {"tokens": "million tokens", "minutes": "minutes of training steps"}
+
+
+def draw(
+    runs: Sequence[Curves],
+    compressed: dict[str, float],
+    output: str | Path,
+    *,
+    metric: str = "",
+    over: str = "tokens",
+) -> None:
+    """Draws training losses and a validation figure over tokens or over time.
 
     Args:
         runs: one or several.
@@ -43,10 +60,13 @@ def draw(runs: Sequence[Curves], compressed: dict[str, float], output: str | Pat
         output: the picture; its suffix decides the format.
         metric: of the validation, such as "accuracy"; "" takes bits per byte where the first run has them, or else the
             first score of its task.
+        over: a key of `OVER`; of time, evaluations, saving and compilation do not count.
 
     Raises:
-        ValueError: there is nothing to draw, no such metric, or matplotlib is not installed.
+        ValueError: there is nothing to draw, no such metric or axis, or matplotlib is not installed.
     """
+    if over not in OVER:
+        raise ValueError(f"--over={over} is not known; use {' or '.join(OVER)}")
     if not any("loss" in record for run in runs for record in run.records):
         raise ValueError("the run has logged no step yet: nothing to draw")
     try:
@@ -59,15 +79,15 @@ def draw(runs: Sequence[Curves], compressed: dict[str, float], output: str | Pat
     name = _metric(runs[0].records, metric)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     for run in runs:
-        left.plot(*run.points("loss"), linewidth=1)
-        right.plot(*run.points(name), marker="o", label=run.config.name)
+        left.plot(*run.points("loss", over), linewidth=1)
+        right.plot(*run.points(name, over), marker="o", label=run.config.name)
     title = f"{runs[0].config.name}: training loss" if len(runs) == 1 else "training loss"
-    left.set(title=title, xlabel="million tokens", ylabel="nats")
+    left.set(title=title, xlabel=OVER[over], ylabel="nats")
     if name == "valid_bits_per_byte":
         for style, (compressor, value) in zip(("--", ":"), compressed.items(), strict=False):
             right.axhline(value, color="gray", linestyle=style, label=f"{compressor} {value:.2f}")
     said = _UNITS.get(name, name.removeprefix("valid_").replace("_", " "))
-    right.set(title="validation", xlabel="million tokens", ylabel=said)
+    right.set(title="validation", xlabel=OVER[over], ylabel=said)
     right.legend()
     figure.savefig(output, metadata={"Date": None} if str(output).endswith(".svg") else None)
     plt.close(figure)
@@ -89,6 +109,7 @@ def main(argv: list[str]) -> None:
         "workdir": (None, "the run's directory"),
         "beside": ("", "other runs' directories, with commas between"),
         "metric": ("", "of the validation, such as accuracy"),
+        "over": ("tokens", "what the curves run over: tokens or minutes"),
         "output": (None, "the picture: .svg, .png or .pdf"),
     }
     arguments = read_command_line(argv, "train.report", __doc__ or "", options=options, config_from_workdir=True)
@@ -97,7 +118,7 @@ def main(argv: list[str]) -> None:
     runs = [Curves(arguments.config, read_metrics(workdir))]
     runs += [Curves(load_config(other / "config.json"), read_metrics(other)) for other in others]
     compressed = json.loads((workdir / "corpus.json").read_text())["compressed_bits_per_byte"]
-    draw(runs, compressed, flags["output"], metric=flags["metric"])
+    draw(runs, compressed, flags["output"], metric=flags["metric"], over=flags["over"])
     print(flags["output"])
 
 
