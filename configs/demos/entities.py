@@ -1,6 +1,9 @@
 """Persons, places, companies and other names in tweets. The model, data and steps of entities_minilm, random at first.
 
-make demo-entities
+    make demo-entities
+
+Two cores of an Intel Xeon with AVX-512 take 5.2 minutes with the test and reach a span F1 of 11.7% on the 489
+held-out tweets. Each word's most frequent tag has 25.7%, a linear model 33.3%, and the same model from MiniLM 47.6%.
 """
 
 from ml_collections import ConfigDict

@@ -14,8 +14,8 @@ def get_config() -> ConfigDict:
     config.name = "questions from MiniLM"
     config.data.source = "demo,name=questions"
     config.data.valid_source = "demo,name=questions,split=valid"
-    config.data.update(task="questions,stride=64", seq_len=192, batch_size=16)
+    config.data.update(task="questions,stride=32", seq_len=256, batch_size=12)
     config.model.classifier = "tokens,classes=2"
     config.optimizer.learning_rate = 3e-4
-    config.train.update(steps=300, eval_every=300, eval_batches=8)
+    config.train.update(steps=180, eval_every=180)
     return config

@@ -1,24 +1,23 @@
-"""A Python function into the first sentence of its docstring. A small encoder-decoder from random parameters.
+"""A Python function into the first sentence of its docstring. The model of configs/tiny.py, from its run in runs/tiny.
 
-make demo-summarisation
+make train demo-summarisation
 """
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import tiny
 
 
 def get_config() -> ConfigDict:
     """The config of the run."""
-    config = base.get_config()
+    config = tiny.get_config()
     config.name = "summarisation"
+    config.init_from = "runs/tiny"
     config.data.source = "demo,name=summarisation"
     config.data.valid_source = "demo,name=summarisation,split=valid"
-    config.data.task = "seq2seq,source_length=192,metrics=rouge"
-    config.data.update(vocab_size=4096, seq_len=32, batch_size=32)
-    config.model.update(architecture="encoder_decoder", num_layers=2, d_model=192, num_heads=4, d_mlp=512, dropout=0.1)
-    config.model.update(num_kv_heads=4, scan_unroll=2)
-    config.optimizer.update(learning_rate=2e-3, b2=0.98, weight_decay=0.05)
-    config.train.update(steps=1500, eval_every=500)
-    config.sample.update(prompts=("def add(a, b):\n    return a + b\n",), strategy="beam", max_tokens=32)
+    config.data.task = "continuation,source_length=192,separator='\n# ',metrics=rouge"
+    config.data.update(seq_len=256, batch_size=16)
+    config.optimizer.update(learning_rate=0.005, warmup_steps=20, decay_steps=450)
+    config.train.update(steps=700, eval_every=700)
+    config.sample.update(prompts=("def add(a, b):\n    return a + b\n",), strategy="greedy", max_tokens=32)
     return config

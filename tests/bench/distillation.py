@@ -20,7 +20,7 @@ from configs import tiny
 from tests.bench.results import ROOT, save
 from train.metrics import read_metrics
 
-TEACHER_STEPS, STUDENT_STEPS = 500, 250
+TEACHER_STEPS, STUDENT_STEPS = 260, 150
 DISTILL = "distill,teacher={},temperature=2,weight=0.7"
 
 
