@@ -1,6 +1,9 @@
 """Chats about Python's standard library. The model of configs/tiny.py, from its run in runs/tiny (make train).
 
-make train demo-instructions
+    make train demo-instructions
+
+Two cores of an Intel Xeon with AVX-512 take 8.5 minutes with the test and reach a ROUGE-L of 27.8 on the 659 held-out
+chats. To repeat what was asked has 9.6, the answer to the nearest chat 25.1.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,9 @@
 """A Python function into the first sentence of its docstring. The model of configs/tiny.py, from its run in runs/tiny.
 
-make train demo-summarisation
+    make train demo-summarisation
+
+Two cores of an Intel Xeon with AVX-512 take 13.5 minutes with the test and reach a ROUGE-L of 21.9 on the 1,869
+functions of held-out files. The words of the function's name have 21.5, the nearest function's sentence 23.8.
 """
 
 from ml_collections import ConfigDict
