@@ -1,6 +1,9 @@
 """Answers to questions about functions, found in their documentation. From the weights of MiniLM.
 
-make demo-questions_minilm
+    make demo-questions_minilm
+
+Two cores of an Intel Xeon with AVX-512 take 13 minutes with the test, which is not enough: it learns to find no answer,
+which is right for 25.8% of the validation questions. A linear model has an exact match of 77.1% on the test.
 """
 
 from ml_collections import ConfigDict
