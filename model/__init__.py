@@ -20,6 +20,7 @@ from .generate import advance as advance
 from .generate import begin as begin
 from .generate import generate as generate
 from .generate import row_keys as row_keys
+from .head import Head as Head
 from .moe import EXPERT_AXES as EXPERT_AXES
 from .moe import dropless as dropless
 from .sampling import GREEDY as GREEDY

@@ -31,6 +31,7 @@ from .sharding import batch_sharding as batch_sharding
 from .sharding import divides_parameters as divides_parameters
 from .sharding import local_rows as local_rows
 from .sharding import make_rules as make_rules
+from .sharding import num_parts as num_parts
 from .sharding import on_mesh as on_mesh
 from .sharding import shard_batch as shard_batch
 from .sharding import sum_over_replicas as sum_over_replicas
