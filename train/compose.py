@@ -123,8 +123,8 @@ def attention_of(config: Any, mesh: Mesh, model: TransformerConfig | None = None
         return choice
     if not text.startswith(("auto", "plain")):
         raise ValueError(
-            f"config.model.attention={text!r} cannot be used where config.mesh.context={shards} divides the length in a "
-            "ring, which has an attention of its own; use config.model.attention='auto' or "
+            f"config.model.attention={text!r} cannot be used where config.mesh.context={shards} divides the length in "
+            "a ring, which has an attention of its own; use config.model.attention='auto' or "
             "config.mesh.context_attention='all_to_all'"
         )
     return Choice("ring", {})
