@@ -127,9 +127,7 @@ def get_config() -> ConfigDict:
     distributed.timeout_s = 180  # for the start, for barriers, and until a silent process counts as dead
 
     train = config.train = ConfigDict()
-    train.objective = (
-        "auto"  # as data.task asks[,chunk=512] or distill,teacher=WORKDIR[,temperature=2][,weight=0.5],...
-    )
+    train.objective = "auto"  # as data.task asks[,chunk=512]; distill,teacher=WORKDIR[,temperature=2][,weight=0.5],...
     train.parameters = "all"  # trained: all, matching,names=REGEX, frozen,names=REGEX or lora[,rank=8][,names=][,also=]
     train.steps = 1000  # updates of the whole run
     train.microbatch_rows = 0  # rows of a device in one pass; fewer than its share accumulates gradients; 0: all
