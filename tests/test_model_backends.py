@@ -268,7 +268,7 @@ def test_auto_takes_the_platform_s_own_where_it_can(what: Asked, kind: str):
         ("cudnn", asked("gpu", head_dim=36), "heads of a multiple of 8 and of at most 256 on these devices, not of 36"),
         ("cudnn", asked("gpu", head_dim=192, largest_head=128), "at most 128 on these devices, not of 192"),
         ("blocked,block=-8", asked(), "block=-8 must be 0 or more"),
-        ("flash", asked(), "'flash' is not known; use one of auto, plain, blocked, splash, cudnn"),
+        ("flash", asked(), "is not known; use one of auto, plain, blocked, splash, cudnn"),
         ("blocked,size=8", asked(), "'size=8' is no option of 'blocked'; it has block="),
     ],
 )
