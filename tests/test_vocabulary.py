@@ -85,7 +85,7 @@ def test_no_array_has_the_logits_of_all_positions():
 MESHES = {
     "fsdp and tensor": {"fsdp": 2, "tensor": 2, "data": 2},
     "context": {"context": 2, "fsdp": 2, "data": 2},
-    "stage": {"stage": 2, "tensor": 2, "data": 2},
+    "stage": {"stage": 2, "tensor": 2, "fsdp": 2, "data": 1},
 }
 
 
