@@ -1,8 +1,8 @@
 """Which attention a run takes: `config.model.attention`, the rule of "auto", and why a backend is refused.
 
 "auto" takes the first of its platform's list that can do what is asked: on TPUs splash, blocked, plain; on GPUs cudnn,
-blocked, plain; elsewhere blocked, plain. Blocked is not taken below `SHORTEST_BLOCKED` tokens, where the whole matrix
-of logits is as fast.
+blocked, plain; elsewhere blocked, plain. Blocked is not taken below `SHORTEST_BLOCKED` tokens, of which two blocks
+would have little to leave out.
 """
 
 import functools

@@ -16,7 +16,7 @@ from jax import Array
 from .attention import RelativeBias
 
 LANES = 128  # lengths and blocks are multiples of this
-# The widest block that compiles within 16 MiB of a core's vector memory, with heads of up to 256.
+# Wider ones save reads of keys, and may need --xla_tpu_scoped_vmem_limit_kib.
 BLOCK = 512
 
 

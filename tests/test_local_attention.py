@@ -74,9 +74,7 @@ def test_preflight_refuses_a_backend_that_cannot(config: ConfigDict):
 def test_the_ring_has_an_attention_of_its_own(config: ConfigDict):
     mesh = mesh_of(context=2)
     config.model.attention = "blocked"
-    with pytest.raises(
-        ValueError, match=r"'blocked' cannot be used where config\.mesh\.context=2 .* in a ring"
-    ):
+    with pytest.raises(ValueError, match=r"'blocked' cannot be used where config\.mesh\.context=2 .* in a ring"):
         preflight(config, mesh)
     config.mesh.context_attention = "all_to_all"
     assert attention_of(config, mesh).kind == "blocked"

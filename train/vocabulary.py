@@ -1,7 +1,8 @@
 """The loss over the vocabulary a few positions at a time: no array ever holds the logits of all of them.
 
-The gradients of a chunk are made where its logits are, in the forward pass, so nothing is computed twice (as Wijmans et
-al. 2024, arXiv:2411.09009, sum up the ways to do it).
+The gradients of a chunk are made where its logits are, in the forward pass, so nothing is computed twice (Hsu et al.
+2024, arXiv:2410.10989, section 3.2, fused linear cross-entropy). What it costs is that each chunk adds to the gradient
+of the whole table: the wider the chunks, the less.
 
 Letters: P and Q parts that the mesh makes of rows and of the length, B rows and T positions of a part and a chunk, C
 chunks, D model, V vocab.
