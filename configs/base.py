@@ -44,6 +44,7 @@ def get_config() -> ConfigDict:
     model.classifier = ""  # first,classes=3 on the first token, or tanh (BERT's pooler), mean, last, tokens (each)
     model.image = ""  # patches,size=224,patch=16: the input is images
     model.qk_norm = "none"  # RMS-normalise queries and keys: head by head, all together, or none
+    model.attention = "auto"  # auto, plain, blocked[,block=64], splash[,block=512][,fused_backward=1] or cudnn
     model.attention_scale = 0.0  # factor of the attention logits; 0: 1 / sqrt(head_dim)
     model.attention_soft_cap = 0.0  # bound on attention logits; 0: off
     model.logit_soft_cap = 0.0  # bound on vocabulary logits; 0: off
@@ -126,7 +127,7 @@ def get_config() -> ConfigDict:
     distributed.timeout_s = 180  # for the start, for barriers, and until a silent process counts as dead
 
     train = config.train = ConfigDict()
-    train.objective = "auto"  # as data.task asks, or distill,teacher=WORKDIR[,temperature=2][,weight=0.5][,hidden=0]
+    train.objective = "auto"  # as data.task asks[,chunk=512]; distill,teacher=WORKDIR[,temperature=2][,weight=0.5],...
     train.parameters = "all"  # trained: all, matching,names=REGEX, frozen,names=REGEX or lora[,rank=8][,names=][,also=]
     train.steps = 1000  # updates of the whole run
     train.microbatch_rows = 0  # rows of a device in one pass; fewer than its share accumulates gradients; 0: all

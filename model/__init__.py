@@ -2,6 +2,9 @@
 
 from .attention import MASKED as MASKED
 from .attention import attention as attention
+from .backends import Asked as Asked
+from .backends import attention_fn_of as attention_fn_of
+from .backends import choose_attention as choose_attention
 from .beam import EARLY_STOPPING as EARLY_STOPPING
 from .beam import Beams as Beams
 from .beam import beam_search as beam_search
@@ -17,6 +20,7 @@ from .generate import advance as advance
 from .generate import begin as begin
 from .generate import generate as generate
 from .generate import row_keys as row_keys
+from .head import Head as Head
 from .moe import EXPERT_AXES as EXPERT_AXES
 from .moe import dropless as dropless
 from .sampling import GREEDY as GREEDY

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 from flax.core import meta
 from jax import Array
 
-from .attention import MASKED, RelativeBias, attention
+from .attention import RelativeBias, attention
 from .block import ACTIVATION_AXES, Block, Dense, Memory, Norm, Place
 from .cache import KVCache, append
 from .config import TransformerConfig
-from .layers import ACTIVATIONS, dropout, fold_in, projection_init, soft_cap, weight
+from .head import Head
+from .layers import ACTIVATIONS, dropout, fold_in, projection_init, weight
 from .lstm import LSTMBlock
 from .moe import dropless
 from .rope import sinusoids
@@ -65,7 +66,8 @@ class Transformer(nn.Module):
 
         Args:
             tokens_BT: ids in [0, vocab_size), or images (B, size, size, channels) if the config has an `image`.
-            positions_BT: position of each token in its document; None counts from 0 along the row.
+            positions_BT: position of each token in its document; None counts from 0 along the row. But for the plain
+                attention and the ring they must grow by one a token along each document.
             segment_ids_BT: document of each token, 0 for padding; None makes each row one document.
             order_BT: in a causal model, a token sees those of its document whose order is not above its own; None is
                 the position. The tokens of a prefix that all see one another have the same (Raffel et al. 2020,
@@ -79,7 +81,8 @@ class Transformer(nn.Module):
             dropout_keys_B: turns dropout on; a random key for each row. A token's mask follows from its row's key, its
                 segment and its position, so it is the same however rows and lengths are split or reordered.
             want: "logits", (B, T, padded vocabulary) in float32, the padded ones masked to a large negative number, or
-                the classes of images; "hidden", the last activations (B, T, D); "pooled" (B, D) and "classes"
+                the classes of images; "head", the `Head` that they are made from, which need not make them all at once;
+                "hidden", the last activations (B, T, D); "pooled" (B, D) and "classes"
                 (B, C), or (B, T, D) and (B, T, C) of each token, as the config's classifier says; or "all", a dict of
                 those that there are.
 
@@ -173,8 +176,9 @@ class Transformer(nn.Module):
             shape = (position.buckets, c.num_heads)
             table_RN = weight(self, f"{prefix}relative_bias", shape, ("buckets", "heads"), init)
             bias = RelativeBias(table_RN, position.distance)
+        in_order = order_BT is None and cache is None
         order_BT = positions_BT if order_BT is None else order_BT
-        place = Place(positions_BT, order_BT, order_BT, segment_ids_BT, segment_ids_BT, bias)
+        place = Place(positions_BT, order_BT, order_BT, segment_ids_BT, segment_ids_BT, bias, in_order)
         x_BTD, cache = self._layers(c, prefix, x_BTD, place, memory, cache, keys_BT)
         if c.block not in ("post", "lstm"):
             x_BTD = Norm(c, name=f"{prefix}final_norm")(x_BTD)
@@ -310,13 +314,12 @@ class Transformer(nn.Module):
         V = c.padded_vocab_size
         if not c.tie_embeddings:
             table_VD = weight(self, "head", (V, D), ("vocab", "embed"), projection_init(D))
-        logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, table_VD.astype(c.dtype), preferred_element_type=jnp.float32)
-        logits_BTV = soft_cap(logits_BTV * c.logit_scale if c.logit_scale != 1.0 else logits_BTV, c.logit_soft_cap)
+        bias_V = None
         if c.head != "linear":
-            logits_BTV = logits_BTV + weight(self, "head_bias", (V,), ("vocab",), nn.initializers.zeros)
-        if c.vocab_size != V:
-            logits_BTV = jnp.where(jnp.arange(V) < c.vocab_size, logits_BTV, MASKED)
-        return outputs | {"logits": nn.with_logical_constraint(logits_BTV, ("batch", "length", "vocab"))}
+            bias_V = weight(self, "head_bias", (V,), ("vocab",), nn.initializers.zeros)
+        head = Head(x_BTD, table_VD.astype(c.dtype), bias_V, c.logit_scale, c.logit_soft_cap, c.vocab_size)
+        logits_BTV = nn.with_logical_constraint(head.logits(), ("batch", "length", "vocab"))
+        return outputs | {"logits": logits_BTV, "head": head}
 
 
 def _where(shape: tuple[int, ...], positions_BT: Array | None, segment_ids_BT: Array | None) -> tuple[Array, Array]:

@@ -5,11 +5,13 @@ from .context import zigzag_order as zigzag_order
 from .distributed import start as start
 from .expert import exchange_experts as exchange_experts
 from .faults import ends_together as ends_together
+from .local import on_each_device as on_each_device
 from .mesh import AXES as AXES
 from .mesh import MeshConfig as MeshConfig
 from .mesh import check_platform as check_platform
 from .mesh import has_accelerator as has_accelerator
 from .mesh import make_mesh as make_mesh
+from .mesh import platform_of as platform_of
 from .pipeline import Pieces as Pieces
 from .pipeline import pipeline_value_and_grad as pipeline_value_and_grad
 from .place import DistributedConfig as DistributedConfig
@@ -29,6 +31,7 @@ from .sharding import batch_sharding as batch_sharding
 from .sharding import divides_parameters as divides_parameters
 from .sharding import local_rows as local_rows
 from .sharding import make_rules as make_rules
+from .sharding import num_parts as num_parts
 from .sharding import on_mesh as on_mesh
 from .sharding import shard_batch as shard_batch
 from .sharding import sum_over_replicas as sum_over_replicas

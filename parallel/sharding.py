@@ -1,6 +1,7 @@
 """The one table from logical axes to mesh axes, and the shardings that follow from it."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -194,6 +195,15 @@ def on_mesh(fn: Callable[..., Any], mesh: Mesh, rules: Rules) -> Callable[..., A
             return fn(*args, **kwargs)
 
     return call
+
+
+def num_parts(logical: str) -> int:
+    """How many parts the mesh and the rules in force make of a logical axis; 1 without a mesh."""
+    spec: Any = nn.logical_to_mesh_axes((logical,))
+    axes = () if spec is None or spec[0] is None else spec[0]
+    mesh = jax.sharding.get_abstract_mesh()
+    taken = set(mesh.manual_axes)
+    return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes) if axis not in taken)
 
 
 def divides_parameters(rules: Rules, axis: str) -> bool:

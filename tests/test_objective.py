@@ -69,7 +69,9 @@ def test_z_loss_adds_the_squared_log_z_to_the_loss_alone():
 
 def test_unknown_objective_names_the_known(config: ConfigDict):
     config.train.objective = "token"
-    with pytest.raises(ValueError, match=r"config\.train\.objective='token' is not known; use auto, or one of tokens"):
+    with pytest.raises(
+        ValueError, match=r"config\.train\.objective='token': 'token' is not known; use one of auto, tokens"
+    ):
         make_objective(config)
 
 

@@ -17,6 +17,7 @@ from parallel import MeshConfig, make_mesh
 from parallel.collectives import Total, collectives, totals
 from train.ahead import Compiled, compile_and_listen, lower_step
 from train.budget import budget, totals_of
+from train.compose import attention_of
 
 pytestmark = [pytest.mark.tpu, pytest.mark.xdist_group("tpu")]
 
@@ -106,6 +107,48 @@ def test_two_axes_do_what_each_does_alone(generation: str, name: str):
         assert {k: v for k, v in found.items() if k[0] != "all-reduce"} == {
             k: v for k, v in expected.items() if k[0] != "all-reduce"
         }
+
+
+KERNELS = {"data.seq_len": 256, "model.head_dim": 64, "model.num_layers": 2}
+# Each generation, and each way in which a mesh runs the kernel: divided by the compiler, after the all-to-all, in the
+# microbatches of replicas, and in a pipeline's stages.
+SPLASH: dict[str, tuple[str, dict[str, int], dict[str, Any]]] = {
+    "fsdp x tensor": ("v5e", {"fsdp": 2, "tensor": 2}, {}),
+    "context x tensor": ("v5p", {"context": 2, "tensor": 2}, {"mesh.context_attention": "all_to_all"}),
+    "microbatches, window, soft cap": (
+        "v5p",
+        {"data": 4},
+        {"train.microbatch_rows": 1, "model.window": 64, "model.layer_pattern": "LG", "model.attention_soft_cap": 20.0},
+    ),
+    "stage x data": ("v6e", {"stage": 2, "data": 2}, {"train.microbatch_rows": 2}),
+}
+
+
+@pytest.mark.parametrize("name", SPLASH)
+def test_fused_attention_is_in_the_compiled_step(name: str):
+    """The forward kernel and the two of the backward pass, once for each kind of layer."""
+    generation, axes, changes = SPLASH[name]
+    config = small()
+    config.update_from_flattened_dict(KERNELS | changes)
+    mesh = make_mesh(MeshConfig(**{"data": 1, **axes}), devices=devices(generation))
+    assert attention_of(config, mesh).kind == "splash"
+    compiled = compile_and_listen(lower_step(config, mesh))
+    assert not compiled.rematerializes, compiled.messages
+    for kernel in ("splash_mha_fwd", "splash_mha_dq", "splash_mha_dkv"):
+        assert kernel in compiled.text
+
+
+def test_a_chunked_loss_communicates_no_more_than_all_logits_at_once():
+    """Gradients of the table are summed over the devices once, not in each chunk."""
+    config = small()
+    config.train.objective = "auto,chunk=16"
+    mesh = make_mesh(MeshConfig(data=1, fsdp=4), devices=devices("v5e"))
+    compiled = compile_and_listen(lower_step(config, mesh))
+    assert not compiled.rematerializes, compiled.messages
+    found, whole = totals(collectives(compiled.text, mesh.shape)), measured("fsdp")
+    for kind in ("all-gather", "reduce-scatter"):
+        assert found[kind, ("fsdp",)].tensors <= whole[kind, ("fsdp",)].tensors
+        assert found[kind, ("fsdp",)].bytes <= whole[kind, ("fsdp",)].bytes
 
 
 EXPERTS = {"num_experts": 4, "d_expert": 256, "d_shared_expert": 256, "num_dense_layers": 1, "balance_bias_rate": 0.1}

@@ -10,38 +10,22 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
 from data import DataConfig, make_task
+from data.options import choose
 from model import MASKED
 
 from . import distill
+from .vocabulary import chunked_sum_tokens, cross_entropy, sum_tokens
 
 # (apply_fn, params, batch, dropout keys or None) -> (sum of losses, sum of weights, sums of metrics); among the metrics
 # is "nll", the negative log-likelihood in nats, which evaluation reports.
 Objective = Callable[
     [Callable[..., Any], Any, Mapping[str, Array], Array | None], tuple[Array, Array, dict[str, Array]]
 ]
-
-
-def cross_entropy(logits_BTV: Array, targets_BT: Array) -> tuple[Array, Array]:
-    """Negative log-likelihood of the targets, in nats.
-
-    Args:
-        logits_BTV: any float dtype.
-        targets_BT: ids in [0, V).
-
-    Returns:
-        (B, T) float32 losses, and log Z, the logarithm of the softmax's denominator.
-    """
-    logits_BTV = logits_BTV.astype(jnp.float32)
-    log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
-    # A comparison instead of a gather: it fuses, and stays local where the vocabulary is sharded.
-    is_target_BTV = jnp.arange(logits_BTV.shape[-1]) == targets_BT[..., None]
-    return log_z_BT - jnp.sum(jnp.where(is_target_BTV, logits_BTV, 0.0), axis=-1), log_z_BT
 
 
 # What a batch may hold for the model beside its inputs -> the argument of `model.Transformer`.
@@ -68,7 +52,13 @@ Sums = tuple[Array, Array, dict[str, Array]]
 
 
 def tokens(
-    apply_fn: Callable[..., Any], params: Any, batch: Mapping[str, Array], keys_B: Array | None, *, z_loss: float
+    apply_fn: Callable[..., Any],
+    params: Any,
+    batch: Mapping[str, Array],
+    keys_B: Array | None,
+    *,
+    z_loss: float,
+    chunk: int = 0,
 ) -> Sums:
     """Predicts a token of the vocabulary at each position, such as the next one.
 
@@ -78,23 +68,33 @@ def tokens(
         batch: "inputs", "targets" and "weights", each (B, T), and any of `MODEL_INPUTS`.
         keys_B: for dropout, a key for each row; None turns it off.
         z_loss: weight of log(Z)^2 (Chowdhery et al. 2022, section 5).
+        chunk: positions of a row whose logits exist at a time, see `train.vocabulary`; 0 is all.
 
     Returns:
         Sum of the losses, sum of the weights, and {"nll": sum of the negative log-likelihoods in nats}.
     """
-    return _sum_tokens(run_model(apply_fn, params, batch, keys_B), batch, z_loss)
+    output = run_model(apply_fn, params, batch, keys_B, want="head" if chunk else "logits")
+    return _sum_tokens(output, batch, z_loss, chunk)
 
 
-def _sum_tokens(logits_BTV: Array, batch: Mapping[str, Array], z_loss: float) -> Sums:
-    nll_BT, log_z_BT = cross_entropy(logits_BTV, batch["targets"])
+def _sum_tokens(output: Any, batch: Mapping[str, Array], z_loss: float, chunk: int = 0) -> Sums:
+    """Of logits, or of the head if there is a chunk."""
     weights_BT = batch["weights"].astype(jnp.float32)
-    nll = jnp.sum(nll_BT * weights_BT)
-    loss = nll + z_loss * jnp.sum(jnp.square(log_z_BT) * weights_BT) if z_loss else nll
+    if chunk:
+        loss, nll = chunked_sum_tokens(output, batch["targets"], weights_BT, z_loss, chunk=chunk)
+    else:
+        loss, nll = sum_tokens(output, batch["targets"], weights_BT, z_loss)
     return loss, jnp.sum(weights_BT), {"nll": nll}
 
 
 def tokens_and_pairs(
-    apply_fn: Callable[..., Any], params: Any, batch: Mapping[str, Array], keys_B: Array | None, *, z_loss: float
+    apply_fn: Callable[..., Any],
+    params: Any,
+    batch: Mapping[str, Array],
+    keys_B: Array | None,
+    *,
+    z_loss: float,
+    chunk: int = 0,
 ) -> Sums:
     """Predicts hidden tokens, and whether a row's second text follows its first (Devlin et al. 2019, section 3.1).
 
@@ -107,12 +107,13 @@ def tokens_and_pairs(
         batch: as of `tokens`, and "labels" and "pair_weights" (B,).
         keys_B: see `tokens`.
         z_loss: see `tokens`.
+        chunk: see `tokens`.
 
     Returns:
         As `tokens`, with "pair_nll", the second loss as it counts, beside "nll".
     """
     outputs = run_model(apply_fn, params, batch, keys_B, want="all")
-    loss, weight, sums = _sum_tokens(outputs["logits"], batch, z_loss)
+    loss, weight, sums = _sum_tokens(outputs["head" if chunk else "logits"], batch, z_loss, chunk)
     nll_B, _ = cross_entropy(outputs["classes"], batch["labels"])
     pair_nll = jnp.sum(nll_B * batch["pair_weights"])
     return loss + pair_nll, weight, {**sums, "pair_nll": pair_nll}
@@ -219,14 +220,23 @@ def add_aux(loss: Array, sums: dict[str, Array], aux: Mapping[str, Array]) -> tu
     return loss + aux["aux_loss"] if "aux_loss" in aux else loss, {**sums, **aux}
 
 
+def _of_tokens(fn: Callable[..., Sums]) -> Callable[[Any], Objective]:
+    return lambda config: functools.partial(fn, z_loss=config.train.z_loss, chunk=chunk_of(config))
+
+
 OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
-    "tokens": lambda config: functools.partial(tokens, z_loss=config.train.z_loss),
-    "tokens_and_pairs": lambda config: functools.partial(tokens_and_pairs, z_loss=config.train.z_loss),
+    "tokens": _of_tokens(tokens),
+    "tokens_and_pairs": _of_tokens(tokens_and_pairs),
     "classes": lambda config: classes,
     "tags": lambda config: tags,
     "spans": lambda config: spans,
     distill.NAME: distill.make_distill,
 }
+
+
+def _options(chunk: int = 0) -> int:
+    """Those of every objective but a distilled one."""
+    return chunk
 
 
 def objective_name(config: Any) -> str:
@@ -235,19 +245,40 @@ def objective_name(config: Any) -> str:
     Raises:
         ValueError: an unknown one.
     """
-    name = distill.without_teacher(config).train.objective
-    if name == "auto":
-        return make_task(DataConfig.of(config.data)).objective
-    if name not in OBJECTIVES:
-        raise ValueError(f"config.train.objective={name!r} is not known; use auto, or one of {', '.join(OBJECTIVES)}")
-    return name
+    text = distill.without_teacher(config).train.objective
+    name = choose("config.train.objective", text, dict.fromkeys(("auto", *OBJECTIVES), _options)).kind
+    return make_task(DataConfig.of(config.data)).objective if name == "auto" else name
+
+
+def chunk_of(config: Any) -> int:
+    """Positions of a row whose logits a loss over the vocabulary makes at a time; 0 is all of them.
+
+    Raises:
+        ValueError: it is negative, or the objective is no such loss.
+    """
+    text = distill.without_teacher(config).train.objective
+    chunk = choose("config.train.objective", text, dict.fromkeys(("auto", *OBJECTIVES), _options)).make()
+    if chunk < 0:
+        raise ValueError(f"config.train.objective={text!r}: chunk must be 0, for all positions at once, or more")
+    if chunk and not objective_name(config).startswith("tokens"):
+        raise ValueError(
+            f"config.train.objective={text!r}: chunk is for losses over the vocabulary, not for "
+            f"{objective_name(config)!r}; leave it out"
+        )
+    if chunk and distill.teacher_path(config):
+        raise ValueError(
+            f"config.train.objective={config.train.objective!r}: a teacher is compared by all logits at once; leave "
+            "chunk out of base"
+        )
+    return chunk
 
 
 def make_objective(config: Any) -> Objective:
     """The objective of a config.
 
     Raises:
-        ValueError: an unknown one.
+        ValueError: an unknown one, or options that it does not have.
     """
     name = objective_name(config)
+    chunk_of(config)
     return OBJECTIVES[distill.NAME if distill.teacher_path(config) else name](config)

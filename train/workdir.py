@@ -14,6 +14,7 @@ imported.json    where it comes from
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -30,13 +31,18 @@ from parallel import check_shared, exchange, name_of
 IMPORTED = "imported.json"  # tells that no training led here
 
 # Fields of `model` and `data` that may change between restarts: neither parameters nor the order of examples follow.
-FREE_OF_MODEL = ("dropout", "dtype", "remat", "scan_unroll")
+FREE_OF_MODEL = ("attention", "dropout", "dtype", "remat", "scan_unroll")
 _FREE = {f"model.{field}" for field in FREE_OF_MODEL} | {
     f"data.{field}" for field in ("dir", "read_threads", "prefetch")
 }
 _LABELS = ("labels", "label_counts")  # of a corpus, see data/supervised.py
 _SHAPES = ("data.vocab_size",)  # with `model` and `optimizer`: what the shapes of the state follow from
 _FIXED = ("model.", "data.", "seed", "optimizer.name", "train.objective", "train.parameters", "init_from")
+
+
+def _without_chunk(objective: Any) -> str:
+    """An objective but for how many logits it makes at a time."""
+    return re.sub(r"\s*,\s*chunk\s*=[^,]*", "", str(objective)).strip()
 
 
 def config_difference(old: Any, new: Any) -> tuple[dict[str, tuple[Any, Any]], dict[str, tuple[Any, Any]]]:
@@ -56,6 +62,8 @@ def config_difference(old: Any, new: Any) -> tuple[dict[str, tuple[Any, Any]], d
         del fixed["data.tokenizer"]  # another path: `check_same_corpus` compares what lies there
     if "optimizer.name" in fixed and len({str(name).partition(",")[0] for name in fixed["optimizer.name"]}) == 1:
         del fixed["optimizer.name"]  # the state is of the same shapes, whatever the options
+    if "train.objective" in fixed and len({_without_chunk(text) for text in fixed["train.objective"]}) == 1:
+        del fixed["train.objective"]
     for field in {"data.source", "data.valid_source"} & set(fixed):  # likewise, if the parts have the same shares
         old, new = fixed[field]
         if old and new and read_shares(old) == read_shares(new):
