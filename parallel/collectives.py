@@ -17,6 +17,9 @@ from .loops import PASS_THROUGH, Call, Calls, outside_fusions
 
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "ragged-all-to-all", "collective-permute")
 KINDS += ("collective-broadcast",)
+# In the place of mesh axes: what goes between TPU slices, for which the hosts pass tensors on.
+SLICES = ("slices",)
+_BETWEEN_SLICES = r'_xla_megascale_transfer_type="(\w+)"'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Collective:
         tensors: what it moves, in the size that counts: the whole output of an all-gather, the whole input of a
             reduce-scatter, a device's tensor in the other kinds. Several where XLA combined operations.
         groups: the devices, by their position in the mesh, that talk to one another; of a permute, (source, target).
-        axes: the mesh axes that differ within a group.
+        axes: the mesh axes that differ within a group; `SLICES` of what goes between TPU slices, where the program
+            does not tell groups.
         trips: iterations of the loops around it, from the outermost.
         op_name: where JAX made it.
     """
@@ -144,6 +148,8 @@ class _Walk:
         kind = instruction.opcode.removesuffix("-start")
         if kind in KINDS:
             yield from self.collective(call, instruction, kind, trips)
+        elif instruction.opcode in ("send", "recv"):
+            yield from self.between_slices(instruction, trips)
         elif instruction.opcode == "while":
             body = instruction.attribute(r"\bbody=%?([\w.-]+)")
             inside = list(self.computation(self.calls.enter(call, instruction, body), trips))
@@ -164,6 +170,14 @@ class _Walk:
         elif instruction.opcode in ("fusion", "call", "async-start"):
             for name in instruction.called:
                 yield from self.computation(self.calls.enter(call, instruction, name), trips)
+
+    def between_slices(self, instruction: Instruction, trips: tuple[int, ...]) -> Iterator[Collective]:
+        """What the hosts do with a tensor that is sent to them; what an all-gather comes to is what they send back."""
+        done = instruction.attribute(_BETWEEN_SLICES)
+        kind = {"ONE_TO_ONE": "collective-permute"}.get(done or "", (done or "").lower().replace("_", "-"))
+        if kind in KINDS and (instruction.opcode == "recv") == (kind == "all-gather"):
+            made = instruction.attribute(r'_xla_host_transfer_rendezvous="([^"]*)"') or ""
+            yield Collective(kind, instruction.arrays(0), (), SLICES, trips, made)
 
     def collective(
         self, call: Call, instruction: Instruction, kind: str, trips: tuple[int, ...]

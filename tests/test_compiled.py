@@ -82,30 +82,36 @@ def collective(kind: str, groups: tuple[tuple[int, ...], ...], trips: tuple[int,
 
 
 @pytest.mark.parametrize(
-    ("kind", "slices", "ici", "dcn"),
+    ("kind", "hosts", "ici", "dcn"),
     [
-        # v5p: 540 GB/s on all links, 90 on one, 6.25 between slices.
+        # v5p: 540 GB/s on all links, 90 on one, 6.25 between hosts or slices.
         ("all-gather", (0, 0, 0, 0), 1 / 540, 0),
         ("all-reduce", (0, 0, 0, 0), 2 / 540, 0),
         ("reduce-scatter", (0, 0, 0, 0), 1 / 540, 0),
-        # Over two slices of two: half of it crosses, which the two devices of a slice share.
+        # Over two hosts of two: half of it crosses, which the two devices of a host share.
         ("all-reduce", (0, 0, 1, 1), 2 / 540, 2 / 2 / 2 / 6.25),
         ("all-gather", (0, 0, 1, 1), 1 / 540, 1 / 2 / 2 / 6.25),
-        # Each device in a slice of its own: ICI has no part in it.
+        # Each device in a host of its own: the links within have no part in it.
         ("all-reduce", (0, 1, 2, 3), 0, 2 * 3 / 4 / 6.25),
     ],
 )
-def test_seconds_of_collectives(kind: str, slices: tuple[int, ...], ici: float, dcn: float):
-    found = seconds_of(collective(kind, ((0, 1, 2, 3),)), CHIPS["v5p"], slices)
+def test_seconds_of_collectives(kind: str, hosts: tuple[int, ...], ici: float, dcn: float):
+    found = seconds_of(collective(kind, ((0, 1, 2, 3),)), V5P, hosts)
     assert found == (pytest.approx(ici), pytest.approx(dcn))
-    in_loop = seconds_of(collective(kind, ((0, 1, 2, 3),), (3, 2)), CHIPS["v5p"], slices)
+    in_loop = seconds_of(collective(kind, ((0, 1, 2, 3),), (3, 2)), V5P, hosts)
     assert in_loop == (pytest.approx(6 * ici), pytest.approx(6 * dcn))
 
 
 def test_a_permute_takes_one_link_and_waits_for_the_slowest_pair():
     one = collective("collective-permute", ((0, 1), (1, 0)))
-    assert seconds_of(one, CHIPS["v5p"], (0, 0)) == (pytest.approx(1 / 90), 0)
-    assert seconds_of(one, CHIPS["v5p"], (0, 1)) == (0, pytest.approx(1 / 6.25))
+    assert seconds_of(one, V5P, (0, 0)) == (pytest.approx(1 / 90), 0)
+    assert seconds_of(one, V5P, (0, 1)) == (0, pytest.approx(1 / 6.25))
+
+
+def test_what_goes_between_slices_takes_the_slower_network():
+    """Of two slices each device sends half of an all-reduce's gigabyte, and then the sums."""
+    one = dataclasses.replace(collective("all-reduce", ()), axes=("slices",))
+    assert seconds_of(one, parse_machine("v5p:4x4x4", 2), (0,) * 64) == (0, pytest.approx(2 / 2 / 6.25))
 
 
 def test_bounds_are_the_sum_and_the_longer():

@@ -18,9 +18,10 @@ from jax.sharding import Mesh
 
 from model import attention_flops
 from parallel import Chip, Machine
-from parallel.collectives import Collective, Totals, collectives, totals
+from parallel.collectives import SLICES, Collective, Totals, collectives, totals
 from parallel.cycles import Kernel, Work, work
 from parallel.hlo import parse_program
+from parallel.mesh import slice_sizes
 
 from .ahead import REMATERIALIZATION, Compiled
 from .compose import make_model, num_microbatches
@@ -121,10 +122,11 @@ def read_step(config: Any, machine: Machine, mesh: Mesh, compiled: Compiled, *, 
     text, chip = compiled.text, machine.chip
     tokens, flops = step_work(config)
     # As the links see it: where XLA writes a reduce-scatter as an all-reduce, an all-reduce is what runs.
-    found = tuple(collectives(text, mesh.shape, sliced_all_reduce=False))
+    found = tuple(collectives(text, axes_within(config, machine, mesh), sliced_all_reduce=False))
     done = work(parse_program(text))
     of_attention = kernel_flops(config, mesh, done.kernels)
-    seconds = [seconds_of(one, chip, slices_of(machine, mesh)) for one in found]
+    hosts = hosts_of(machine, mesh)
+    seconds = [seconds_of(one, machine, hosts) for one in found]
     return Reading(
         machine=machine,
         mesh=dict(mesh.shape),
@@ -177,37 +179,47 @@ def kernel_flops(config: Any, mesh: Mesh, kernels: Sequence[Kernel]) -> float:
     return one_pass / mesh.size * matmuls / runs_of_a_pass * mesh.shape["stage"]
 
 
-def slices_of(machine: Machine, mesh: Mesh) -> tuple[int, ...]:
-    """The slice, or host, of each device of a mesh, in its order."""
-    devices = mesh.devices.flatten().tolist()
+def axes_within(config: Any, machine: Machine, mesh: Mesh) -> dict[str, int]:
+    """Sizes of the mesh axes that a program's device numbers stand for: of several TPU slices it is that of one."""
+    sizes = dict(mesh.shape)
+    if machine.chip.platform != "tpu":
+        return sizes
+    across = slice_sizes(config.mesh, sizes)
+    return {axis: size // across[axis] for axis, size in sizes.items()}
+
+
+def hosts_of(machine: Machine, mesh: Mesh) -> tuple[int, ...]:
+    """Which devices of a program a fast network joins: the host of each GPU; all of a TPU slice have one number."""
     if machine.chip.platform == "tpu":
-        return tuple(getattr(device, "slice_index", 0) or 0 for device in devices)
+        return (0,) * machine.devices_per_slice
+    devices = mesh.devices.flatten().tolist()
     first = min(device.id for device in devices)
     return tuple((device.id - first) // machine.devices_per_slice for device in devices)
 
 
-def seconds_of(one: Collective, chip: Chip, slices: tuple[int, ...]) -> tuple[float, float]:
-    """Seconds of all runs of a collective, within slices and between them.
+def seconds_of(one: Collective, machine: Machine, hosts: tuple[int, ...]) -> tuple[float, float]:
+    """Seconds of all runs of a collective, within slices or hosts and between them.
 
     An all-gather brings a device as many bytes as its output has, a reduce-scatter takes as many as its input has, and
     an all-reduce is both (Patarasuk and Yuan 2009, doi:10.1016/j.jpdc.2008.09.002, for rings; a torus shares the bytes
-    out over all its links). Between slices each device of a group moves its share of what its slice has to.
+    out over all its links). Between hosts each device of a group moves its share of what its host has to.
     """
-    moved = float(one.bytes * one.runs)
+    chip, moved = machine.chip, float(one.bytes * one.runs) * (2 if one.kind == "all-reduce" else 1)
+    if one.axes == SLICES:
+        share = 1.0 if one.kind == "collective-permute" else 1 - 1 / machine.num_slices
+        return 0.0, moved * share / chip.dcn_bandwidth
     if one.kind == "collective-permute":
-        crosses = any(slices[a] != slices[b] for a, b in one.groups)
+        crosses = any(hosts[a] != hosts[b] for a, b in one.groups)
         return (0.0, moved / chip.dcn_bandwidth) if crosses else (moved / chip.link_bandwidth, 0.0)
-    moved *= 2 if one.kind == "all-reduce" else 1
-    num_slices, size = _spread(one.groups, slices)
-    within = moved / chip.interconnect_bandwidth if size > num_slices else 0.0
-    between = moved * (num_slices - 1) / size
-    return within, between / chip.dcn_bandwidth
+    num_hosts, size = _spread(one.groups, hosts)
+    within = moved / chip.interconnect_bandwidth if size > num_hosts else 0.0
+    return within, moved * (num_hosts - 1) / size / chip.dcn_bandwidth
 
 
 @functools.cache
-def _spread(groups: tuple[tuple[int, ...], ...], slices: tuple[int, ...]) -> tuple[int, int]:
-    """Over how many slices the devices of a group are spread, and how many there are."""
-    return max(len({slices[device] for device in group}) for group in groups), max(map(len, groups))
+def _spread(groups: tuple[tuple[int, ...], ...], hosts: tuple[int, ...]) -> tuple[int, int]:
+    """Over how many hosts the devices of a group are spread, and how many there are."""
+    return max(len({hosts[device] for device in group}) for group in groups), max(map(len, groups))
 
 
 def warnings_in(messages: str) -> tuple[str, ...]:
