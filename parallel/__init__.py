@@ -6,6 +6,10 @@ from .distributed import start as start
 from .expert import exchange_experts as exchange_experts
 from .faults import ends_together as ends_together
 from .local import on_each_device as on_each_device
+from .hardware import CHIPS as CHIPS
+from .hardware import Chip as Chip
+from .machine import Machine as Machine
+from .machine import parse_machine as parse_machine
 from .mesh import AXES as AXES
 from .mesh import MeshConfig as MeshConfig
 from .mesh import check_platform as check_platform
@@ -27,6 +31,7 @@ from .schedules import Schedule as Schedule
 from .schedules import make_schedule as make_schedule
 from .sharding import BATCH_AXES as BATCH_AXES
 from .sharding import RULES as RULES
+from .sharding import array_sharding as array_sharding
 from .sharding import batch_sharding as batch_sharding
 from .sharding import divides_parameters as divides_parameters
 from .sharding import local_rows as local_rows
@@ -39,3 +44,4 @@ from .sharding import to_host as to_host
 from .sharding import tree_shardings as tree_shardings
 from .shared import check_shared as check_shared
 from .simulated import reserve_threads as reserve_threads
+from .topology import topology_devices as topology_devices

@@ -33,6 +33,25 @@ def found_in(text: str, **kwargs) -> list[tuple]:
     ]
 
 
+def test_what_the_hosts_pass_on_between_slices():
+    """A send says what of; what an all-gather makes is what comes back. Other sends are nobody's business."""
+    attributes = 'is_host_transfer=true, frontend_attributes={_xla_host_transfer_rendezvous="r_0",'
+    attributes += '_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="'
+    lines = [
+        f'%s = (bf16[4,8], u32[], token[]) send(%x, %a), channel_id=4, {attributes}ALL_REDUCE"}}',
+        f'%r = (bf16[4,8], u32[], token[]) recv(%a), channel_id=5, {attributes}ALL_REDUCE"}}',
+        f'%t = (bf16[4,8], u32[], token[]) send(%x, %a), channel_id=6, {attributes}ALL_GATHER"}}',
+        f'%u = (bf16[8,8], u32[], token[]) recv(%a), channel_id=7, {attributes}ALL_GATHER"}}',
+        "%v = (f32[3], u32[], token[]) send(%x, %a), channel_id=8, is_host_transfer=true",
+    ]
+    body = "\n".join(f"  {line}" for line in lines)
+    first = "  %x = bf16[4,8] parameter(0)\n  %a = token[] after-all()"
+    assert found_in(f"ENTRY %main (x: bf16[4,8]) -> bf16[4,8] {{\n{first}\n{body}\n}}\n") == [
+        ("all-reduce", "slices", ["bf16[4,8]"], 64, ()),
+        ("all-gather", "slices", ["bf16[8,8]"], 128, ()),
+    ]
+
+
 @pytest.mark.parametrize(
     ("instruction", "expected"),
     [

@@ -253,7 +253,16 @@ def test_model_of_a_config_uses_its_vocabulary_and_length(config: ConfigDict):
 
 @pytest.mark.parametrize(
     "module",
-    ["train", "train.convert", "train.evaluate", "train.generate", "train.inspect", "train.report", "data.prepare"],
+    [
+        "train",
+        "train.compile",
+        "train.convert",
+        "train.evaluate",
+        "train.generate",
+        "train.inspect",
+        "train.report",
+        "data.prepare",
+    ],
 )
 def test_help_shows_an_example_and_nothing_else(module: str):
     command = [sys.executable, "-W", "error", "-m", module, "--help"]

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data import DataConfig, make_task, open_rows
+from data import DataConfig, blank_row, make_task, open_rows
 from data.batches import generator
 from data.tasks.next_sentence import Pairs
 from data.tasks.span_corruption import Corrupted, SpanCorruption, random_spans
+from data.tasks.task import Batch
 from data.windows import Windows
 from data.words import Words
 
@@ -277,5 +278,10 @@ def test_rows_and_their_padding_have_the_same_arrays(tmp_path: Path):
     for task in ("causal_lm", "masked_lm", "masked_lm,next_sentence=1", "prefix_lm", "span_corruption"):
         rows = open_rows(data_config(task=task, seq_len=16), text_corpus(tmp_path, documents(), TRAINED), "train")
         row, padding = rows.get(0, generator(0, 0)), rows.padding()
-        assert {n: (a.shape, a.dtype) for n, a in row.items()} == {n: (a.shape, a.dtype) for n, a in padding.items()}
+        blank = blank_row(data_config(task=task, seq_len=16))
+        assert shapes(row) == shapes(padding) == shapes(blank)
         assert not padding["weights"].any()
+
+
+def shapes(row: Batch) -> dict[str, Any]:
+    return {name: (array.shape, array.dtype) for name, array in row.items()}

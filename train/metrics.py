@@ -22,25 +22,15 @@ from etils import epath
 from jax import Array
 
 from parallel import to_host
+from parallel.hardware import chip_of
 
 from .workdir import replace_file
 
-# Peak dense bfloat16 FLOP/s of one device, by the start of its kind as JAX names it (vendors' data sheets).
-PEAK_FLOPS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-}
-
 
 def peak_flops(device_kind: str) -> float | None:
-    """The peak of a device kind, None where it is not known; the longest name that fits counts."""
-    fitting = [kind for kind in PEAK_FLOPS if device_kind.startswith(kind)]
-    return PEAK_FLOPS[max(fitting, key=len)] if fitting else None
+    """Peak bfloat16 FLOP/s of a device kind, as JAX names it; None where it is not known, as of CPUs."""
+    chip = chip_of(device_kind)
+    return chip.peak_flops["bfloat16"] if chip and chip.platform != "cpu" else None
 
 
 class Recorder:
