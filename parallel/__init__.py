@@ -7,6 +7,7 @@ from .expert import exchange_experts as exchange_experts
 from .faults import ends_together as ends_together
 from .mesh import AXES as AXES
 from .mesh import MeshConfig as MeshConfig
+from .mesh import abstract_mesh as abstract_mesh
 from .mesh import check_platform as check_platform
 from .mesh import has_accelerator as has_accelerator
 from .mesh import make_mesh as make_mesh
@@ -26,6 +27,7 @@ from .schedules import make_schedule as make_schedule
 from .sharding import BATCH_AXES as BATCH_AXES
 from .sharding import RULES as RULES
 from .sharding import batch_sharding as batch_sharding
+from .sharding import check_rows as check_rows
 from .sharding import divides_parameters as divides_parameters
 from .sharding import local_rows as local_rows
 from .sharding import make_rules as make_rules

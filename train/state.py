@@ -128,6 +128,11 @@ def param_shardings(config: Any, mesh: Mesh, *, of: str = "") -> Any:
     return tree_shardings(jax.eval_shape(lambda: _init_trees(config, 0)[0]), mesh, rules_of(config), of=of)
 
 
+def logical_axes(config: Any) -> Any:
+    """The logical axis of each dim of the parameters: a tree of specs of the trained ones, and one of the others."""
+    return nn.get_partition_spec(jax.eval_shape(lambda: _init_trees(config, 0)))
+
+
 def model_shardings(config: Any, mesh: Mesh, *, of: str = "") -> Any:
     """As `param_shardings`, of all parameters of the model."""
     return tree_shardings(jax.eval_shape(lambda: _init_params(config, 0)), mesh, rules_of(config), of=of)

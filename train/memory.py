@@ -1,0 +1,275 @@
+"""Memory of a chip in a train step, term by term, from shapes alone.
+
+A step has three moments at which memory may be fullest: the loss, where the logits are; the backward pass of a layer,
+where the gradients grow while the kept activations are still there; and the update. The state is there in all three.
+Each term below is a function with its formula; what a chip needs is the largest sum.
+
+State, by ZeRO's count (Rajbhandari et al. 2020, arXiv:1910.02054, section 3.1), is exact: 4 bytes for each parameter
+that the chip holds, what the optimizer adds (8 bytes for Adam's two moments), and 4 for the gradient. Kept activations
+are exact too (`train.activations`). The rest follows what XLA does with this step, read from its programs:
+
+- Matmuls in bfloat16 read copies of the layers' parameters, which XLA makes for all layers before the loop.
+- Without remat the loop stacks those copies once more, as they are among what the backward pass needs.
+- Gradients of several microbatches are added to sums, so there are two of each while a microbatch is computed.
+- Logits are float32; the softmax's gradient is fused into the two matmuls that read it.
+- The gradient of the head is whole, in float32, before it is reduced over "fsdp".
+- In the backward pass of a plain attention there are at once its logits or their gradient in float32, and
+  probabilities and their gradient in the compute dtype.
+
+Letters: B batch, T length, N heads, K kv heads, H head dim, D model, F mlp, V vocab, L layers, S stages.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from parallel import BATCH_AXES
+
+from .activations import bytes_of, kept_activations
+from .workload import Workload
+
+# Attentions that keep probabilities and have them whole in memory.
+PLAIN = ("plain",)
+OBJECTIVES_WITH_LOGITS = ("tokens", "tokens_and_pairs", "distill")
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a step is laid out on a machine: what a planner chooses.
+
+    Attributes:
+        stage: stages of the pipeline.
+        data: replicas.
+        fsdp: shards of parameters.
+        expert: shards of experts.
+        context: shards of the length.
+        tensor: shards of heads and hidden dims.
+        microbatch_rows: of a device in one pass.
+        remat: a key of `model.REMAT_POLICIES`.
+        attention: how attention is computed.
+        schedule: of the stages.
+        chunks: pieces of the model that a stage holds.
+        context_attention: "ring" or "all_to_all".
+    """
+
+    stage: int
+    data: int
+    fsdp: int
+    expert: int
+    context: int
+    tensor: int
+    microbatch_rows: int
+    remat: str
+    attention: str
+    schedule: str = "1f1b"
+    chunks: int = 1
+    context_attention: str = "ring"
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Of the mesh axes."""
+        return {axis: getattr(self, axis) for axis in ("stage", "data", "fsdp", "expert", "context", "tensor")}
+
+    @property
+    def num_devices(self) -> int:
+        """All of them."""
+        return self.stage * self.data * self.fsdp * self.expert * self.context * self.tensor
+
+    def microbatches(self, workload: Workload) -> int:
+        """Passes of a step."""
+        return workload.rows // (self.data * self.fsdp * self.expert) // self.microbatch_rows
+
+    def tokens(self, workload: Workload) -> float:
+        """Tokens of a device in one pass."""
+        return self.microbatch_rows * workload.length / self.context
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """What a chip holds at the fullest moment of a step; an estimate.
+
+    Attributes:
+        moment: "loss", "backward" or "update".
+        terms: bytes by name, the largest first.
+    """
+
+    moment: str
+    terms: Mapping[str, float]
+
+    @property
+    def total(self) -> float:
+        """Bytes."""
+        return sum(self.terms.values())
+
+
+def estimate_memory(workload: Workload, layout: Layout) -> Memory:
+    """The terms at the fullest moment.
+
+    Args:
+        workload: of the config.
+        layout: mesh, microbatch and remat; each dim must be divisible by what divides it.
+    """
+    sizes, accumulates = layout.sizes, layout.microbatches(workload) > 1
+    state = {
+        "parameters": workload.shard_bytes(workload.params, sizes),
+        "optimizer moments": workload.shard_bytes(workload.moments, sizes, "moment"),
+        "fixed parameters": workload.shard_bytes(workload.fixed, sizes),
+    }
+    held = {"weights in the compute dtype": _cast_weights(workload, layout)} | _kept(workload, layout)
+    layers, others = (_gradients(workload, sizes, in_layers=of_layers) for of_layers in (True, False))
+    sums = {"sums of gradients": layers + others} if accumulates else {}
+    logits = _logits(workload, layout)
+    table = _table(workload, layout)
+    moments = {
+        "loss": state | held | sums | {"logits": logits, "head": max(table, _head_gradient(workload, layout))},
+        "backward": state
+        | held
+        | sums
+        | {
+            "gradients": layers + others,
+            "working set of a layer": _working_set(workload, layout),
+            "gathered weights of a layer": _gathered(workload, layout),
+        },
+        "update": state | sums | {"gradients": 0 if sums else layers + others},
+    }
+    moment = max(moments, key=lambda name: sum(moments[name].values()))
+    terms = {name: size for name, size in moments[moment].items() if size}
+    return Memory(moment, dict(sorted(terms.items(), key=lambda item: -item[1])))
+
+
+def _cast_weights(workload: Workload, layout: Layout) -> float:
+    """Layers' parameters in bfloat16, 2 bytes each; twice where the loop keeps them for the backward pass."""
+    if workload.itemsize == 4:
+        return 0
+    size = sum(
+        workload.shard_size(leaf, layout.sizes)
+        for leaf in (*workload.params, *workload.fixed)
+        if leaf.in_layers and _is_matrix(leaf.name)
+    )
+    return size * 2 * (2 if layout.remat == "none" and layout.stage == 1 else 1)
+
+
+def _is_matrix(name: str) -> bool:
+    return "norm" not in name and "/b_" not in name and "router" not in name
+
+
+def _kept(workload: Workload, layout: Layout) -> dict[str, float]:
+    """Activations between the passes: of all layers, or in a pipeline of one piece and the inputs of those that wait.
+
+    A stage keeps the inputs of at most M microbatches (gpipe), min(M, 2 S - 1) (1f1b), or
+    min(C M, 2 S - 1 + (C - 1) S) (`parallel.schedules.make_schedule`), and of a split backward pass what the gradients
+    of the weights need, for at most S microbatches.
+    """
+    m, sizes, tokens = workload.model, layout.sizes, layout.tokens(workload)
+    fused = layout.attention not in PLAIN or (layout.context > 1 and layout.context_attention == "ring")
+    k = min(m.experts_per_token, m.num_experts // layout.expert) if m.num_experts else 0
+    copies = layout.expert * k / m.experts_per_token if k else 1.0
+    kept = bytes_of(
+        kept_activations(m, layout.remat, fused=fused),
+        tokens=tokens,
+        length=workload.length,
+        sizes=sizes,
+        divides_length=workload.divides_length,
+        copies=copies,
+    )
+    if layout.stage == 1:
+        return {"kept activations": kept}
+    S, C, M = layout.stage, layout.chunks, layout.microbatches(workload)
+    slots = {"gpipe": M}.get(layout.schedule, min(C * M, 2 * S - 1 + (C - 1) * S))
+    stream = tokens * m.d_model * workload.itemsize / (layout.tensor if workload.divides_length else 1)
+    pieces = kept / (S * C)
+    waiting = S * pieces if layout.schedule == "zero_bubble" else 0
+    return {"kept activations": pieces + waiting, "inputs of waiting microbatches": (slots + 4) * stream}
+
+
+def _gradients(workload: Workload, sizes: Mapping[str, int], *, in_layers: bool) -> float:
+    """Float32, divided as the rules say of "gradient"."""
+    return sum(
+        workload.shard_size(leaf, sizes, "gradient") * 4 for leaf in workload.params if leaf.in_layers == in_layers
+    )
+
+
+def _head_size(workload: Workload, layout: Layout) -> float:
+    """Elements of the head's or the embedding's matrix, V D, that a device has once it is gathered over fsdp."""
+    m, table = workload.model, dict(workload.rules)
+    return m.padded_vocab_size * m.d_model / math.prod(layout.sizes[axis] for axis in table["vocab"])
+
+
+def _logits(workload: Workload, layout: Layout) -> float:
+    """4 B T V bytes: float32, of one microbatch."""
+    if workload.objective not in OBJECTIVES_WITH_LOGITS:
+        return 0
+    vocab = math.prod(layout.sizes[axis] for axis in dict(workload.rules)["vocab"])
+    return 4 * layout.tokens(workload) * workload.model.padded_vocab_size / vocab
+
+
+def _table(workload: Workload, layout: Layout) -> float:
+    """The head as the matmul reads it, in the compute dtype."""
+    return _head_size(workload, layout) * workload.itemsize if _logits(workload, layout) else 0
+
+
+def _head_gradient(workload: Workload, layout: Layout) -> float:
+    """4 V D bytes: whole over fsdp, as the matmul makes it."""
+    return _head_size(workload, layout) * 4 if _logits(workload, layout) else 0
+
+
+def _gathered(workload: Workload, layout: Layout) -> float:
+    """A layer's matrices whole over fsdp, in the compute dtype: those at work, and those that are on their way."""
+    if layout.fsdp == 1:
+        return 0
+    others = {axis: 1 if axis == "fsdp" else size for axis, size in layout.sizes.items()}
+    of_layer = 0.0
+    for leaf in workload.params:
+        if leaf.in_layers and _is_matrix(leaf.name) and "fsdp" in workload.axes_of(leaf):
+            of_layer += workload.shard_size(leaf, others) * layout.stage / leaf.shape[0]
+    return of_layer * workload.itemsize
+
+
+def _working_set(workload: Workload, layout: Layout) -> float:
+    """What the backward pass of one layer has at once: that of its attention, or that of its MLP.
+
+    A plain attention: (4 + 2 a) B N T T bytes for an itemsize of a. A fused one: queries, keys, values, their
+    gradients, the output and its gradient, (4 N + 4 K) H numbers a token. An MLP: its hidden activations and their
+    gradients, 4 F numbers a token if gated, else 3 F. Each has the residual stream, its gradient and the normalised
+    input beside it.
+    """
+    m, a, tokens = workload.model, workload.itemsize, layout.tokens(workload)
+    N, K, H, tensor = m.num_heads, m.num_kv_heads, m.size_of_head, layout.tensor
+    stream = 3 * tokens * m.d_model * a
+    heads = (4 * N + 4 * K) * H * tokens * a / tensor
+    attention = heads
+    if layout.attention in PLAIN:
+        seen = workload.length / (2 * layout.context) if _is_ring(layout) else workload.length
+        attention = heads / 2 + (4 + 2 * a) * tokens * seen * N / tensor
+    wide = 4 if m.is_gated else 3
+    mlp = wide * tokens * m.d_mlp * a / tensor
+    if m.num_experts:
+        k = min(m.experts_per_token, m.num_experts // layout.expert)
+        copies = tokens * (layout.expert * k if not m.expert_capacity else m.experts_per_token * m.expert_capacity)
+        mlp = max(mlp if m.num_dense_layers else 0, copies * (wide * m.size_of_expert / tensor + 2 * m.d_model) * a)
+    return stream + max(attention, mlp)
+
+
+def _is_ring(layout: Layout) -> bool:
+    return layout.context > 1 and layout.context_attention == "ring"
+
+
+def layout_of(config: Any, mesh: Any, *, attention: str = "plain") -> Layout:
+    """The layout that a config has on a mesh.
+
+    Args:
+        config: the whole config.
+        mesh: of which the sizes matter.
+        attention: as `Layout` has it.
+    """
+    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    return Layout(
+        **mesh.shape,
+        microbatch_rows=config.train.microbatch_rows or config.data.batch_size // shards,
+        remat=config.model.remat,
+        attention=attention,
+        schedule=config.mesh.schedule,
+        chunks=config.mesh.chunks,
+        context_attention=config.mesh.context_attention,
+    )

@@ -1,0 +1,154 @@
+"""What of a config's train step does not depend on the mesh, taken from JAX once, so that thousands of meshes are cheap.
+
+A mesh divides an array by its logical axes and the rules; here these are kept beside each shape, and what a device
+holds is a quotient.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import PartitionSpec
+
+from model import TransformerConfig
+from parallel import abstract_mesh
+from parallel.sharding import Rules
+
+from .compose import make_model, rules_of
+from .objective import objective_name
+from .parameters import parameter_name
+from .state import abstract_state, logical_axes
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """An array of the train state.
+
+    Attributes:
+        name: of the parameter that it is, or is a moment of; "" of neither.
+        shape: of the whole array.
+        axes: the logical axis of each dim; () where nothing divides it.
+        itemsize: bytes of an element.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    axes: tuple[str | None, ...]
+    itemsize: int
+
+    @property
+    def size(self) -> int:
+        """Elements of the whole array."""
+        return math.prod(self.shape)
+
+    @property
+    def in_layers(self) -> bool:
+        """Whether it has a leading dim of layers."""
+        return self.name.split("/")[0].endswith("layers")
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """A config's step, whatever it runs on.
+
+    Attributes:
+        model: its shape.
+        params: the parameters that are trained.
+        moments: the optimizer's state.
+        fixed: parameters that a step reads and does not change.
+        rules: from logical axes to mesh axes.
+        rows: of the global batch.
+        length: tokens of a row; of an encoder-decoder, of each of the two.
+        objective: a key of `train.objective.OBJECTIVES`.
+    """
+
+    model: TransformerConfig
+    params: tuple[Leaf, ...]
+    moments: tuple[Leaf, ...]
+    fixed: tuple[Leaf, ...]
+    rules: Rules
+    rows: int
+    length: int
+    objective: str
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an activation."""
+        return 2 if self.model.dtype == "bfloat16" else 4
+
+    @property
+    def tokens(self) -> int:
+        """Of a step, padding included; of an encoder-decoder those that the decoder reads."""
+        return self.rows * self.length
+
+    @functools.cached_property
+    def divides_length(self) -> bool:
+        """Whether "tensor" divides the residual's length."""
+        return "tensor" in dict(self.rules)["residual_length"]
+
+    def axes_of(self, leaf: Leaf, of: str = "") -> tuple[str, ...]:
+        """The mesh axes that divide a leaf, or its "gradient" or "moment"."""
+        return _mesh_axes(self.rules, leaf.axes, of)
+
+    def shard_size(self, leaf: Leaf, sizes: Mapping[str, int], of: str = "") -> int:
+        """Elements of a leaf, or of its "gradient" or "moment", that a device holds."""
+        return leaf.size // math.prod(sizes[axis] for axis in self.axes_of(leaf, of))
+
+    def shard_bytes(self, leaves: tuple[Leaf, ...], sizes: Mapping[str, int], of: str = "") -> int:
+        """Bytes of leaves on a device."""
+        return sum(self.shard_size(leaf, sizes, of) * leaf.itemsize for leaf in leaves)
+
+
+@functools.cache
+def _mesh_axes(rules: Rules, axes: tuple[str | None, ...], of: str) -> tuple[str, ...]:
+    table = dict(rules)
+    return tuple(axis for name in axes if name is not None for axis in table.get(f"{name}/{of}", table[name]))
+
+
+def workload_of(config: Any) -> Workload:
+    """Traces the initialisation of a config; it takes about a second, and nothing is computed.
+
+    Raises:
+        ValueError: the config is wrong.
+    """
+    state = abstract_state(config, abstract_mesh())
+    trained, base = logical_axes(config)
+    names = {path: tuple(spec) for path, spec in jax.tree_util.tree_leaves_with_path(trained, is_leaf=_is_spec)}
+    model = make_model(config).config
+    if model.image:
+        raise ValueError(
+            f"config.model.image={config.model.image!r}: the planner counts tokens; plan a model of text, or measure "
+            "with --config.train.steps=5"
+        )
+    return Workload(
+        model=model,
+        params=_leaves(state.params, names),
+        moments=_leaves(state.opt_state, names),
+        fixed=_leaves(state.fixed.get("base", {}), dict(jax.tree_util.tree_leaves_with_path(base, is_leaf=_is_spec)))
+        + _leaves(state.fixed.get("teacher", {}), {}),
+        rules=rules_of(config),
+        rows=config.data.batch_size,
+        length=config.data.seq_len,
+        objective=objective_name(config),
+    )
+
+
+def _is_spec(leaf: Any) -> bool:
+    return isinstance(leaf, PartitionSpec)
+
+
+def _leaves(tree: Any, names: Mapping[Any, tuple[str | None, ...]]) -> tuple[Leaf, ...]:
+    """The arrays of a tree; one whose path ends like a parameter's is divided as that (`state.abstract_state`)."""
+    found = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        own = next((path[i:] for i in range(len(path)) if path[i:] in names), None)
+        has_axes = own is not None and len(names[own]) == leaf.ndim
+        size = np.dtype(leaf.dtype).itemsize
+        found.append(
+            Leaf(parameter_name(own) if own else "", leaf.shape, tuple(names[own]) if has_axes else (), size)  # pyright: ignore[reportArgumentType]
+        )
+    return tuple(found)
