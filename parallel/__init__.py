@@ -5,6 +5,10 @@ from .context import zigzag_order as zigzag_order
 from .distributed import start as start
 from .expert import exchange_experts as exchange_experts
 from .faults import ends_together as ends_together
+from .hardware import CHIPS as CHIPS
+from .hardware import Chip as Chip
+from .machine import Machine as Machine
+from .machine import parse_machine as parse_machine
 from .mesh import AXES as AXES
 from .mesh import MeshConfig as MeshConfig
 from .mesh import abstract_mesh as abstract_mesh
@@ -38,3 +42,4 @@ from .sharding import to_host as to_host
 from .sharding import tree_shardings as tree_shardings
 from .shared import check_shared as check_shared
 from .simulated import reserve_threads as reserve_threads
+from .topology import topology_devices as topology_devices
