@@ -12,6 +12,7 @@ from .choice import parse_choice as parse_choice
 from .config import TransformerConfig as TransformerConfig
 from .flops import count_params as count_params
 from .flops import forward_flops as forward_flops
+from .flops import recomputed_flops as recomputed_flops
 from .generate import Continuation as Continuation
 from .generate import advance as advance
 from .generate import begin as begin

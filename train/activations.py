@@ -96,7 +96,7 @@ def _stack_sizes(model: TransformerConfig) -> set[int]:
     period = max(1, len(model.layer_pattern))
     towers = [model.num_layers - model.num_dense_layers, model.num_dense_layers]
     towers += [] if model.encoder is None else [model.encoder.num_layers]
-    return {size // period for size in towers} | {size for size in towers}
+    return {size // period for size in towers} | set(towers)
 
 
 def _is_of_layers(leaf: Any, stacked: set[int]) -> bool:

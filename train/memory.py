@@ -22,67 +22,12 @@ Letters: B batch, T length, N heads, K kv heads, H head dim, D model, F mlp, V v
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
-
-from parallel import BATCH_AXES
 
 from .activations import bytes_of, kept_activations
+from .layout import Layout
 from .workload import Workload
 
-# Attentions that keep probabilities and have them whole in memory.
-PLAIN = ("plain",)
 OBJECTIVES_WITH_LOGITS = ("tokens", "tokens_and_pairs", "distill")
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """How a step is laid out on a machine: what a planner chooses.
-
-    Attributes:
-        stage: stages of the pipeline.
-        data: replicas.
-        fsdp: shards of parameters.
-        expert: shards of experts.
-        context: shards of the length.
-        tensor: shards of heads and hidden dims.
-        microbatch_rows: of a device in one pass.
-        remat: a key of `model.REMAT_POLICIES`.
-        attention: how attention is computed.
-        schedule: of the stages.
-        chunks: pieces of the model that a stage holds.
-        context_attention: "ring" or "all_to_all".
-    """
-
-    stage: int
-    data: int
-    fsdp: int
-    expert: int
-    context: int
-    tensor: int
-    microbatch_rows: int
-    remat: str
-    attention: str
-    schedule: str = "1f1b"
-    chunks: int = 1
-    context_attention: str = "ring"
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Of the mesh axes."""
-        return {axis: getattr(self, axis) for axis in ("stage", "data", "fsdp", "expert", "context", "tensor")}
-
-    @property
-    def num_devices(self) -> int:
-        """All of them."""
-        return self.stage * self.data * self.fsdp * self.expert * self.context * self.tensor
-
-    def microbatches(self, workload: Workload) -> int:
-        """Passes of a step."""
-        return workload.rows // (self.data * self.fsdp * self.expert) // self.microbatch_rows
-
-    def tokens(self, workload: Workload) -> float:
-        """Tokens of a device in one pass."""
-        return self.microbatch_rows * workload.length / self.context
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,9 +61,9 @@ def estimate_memory(workload: Workload, layout: Layout) -> Memory:
         "optimizer moments": workload.shard_bytes(workload.moments, sizes, "moment"),
         "fixed parameters": workload.shard_bytes(workload.fixed, sizes),
     }
-    held = {"weights in the compute dtype": _cast_weights(workload, layout)} | _kept(workload, layout)
-    layers, others = (_gradients(workload, sizes, in_layers=of_layers) for of_layers in (True, False))
-    sums = {"sums of gradients": layers + others} if accumulates else {}
+    held = {"weights in the compute dtype": cast_weights(workload, layout)} | _kept(workload, layout)
+    grads = gradients(workload, sizes)
+    sums = {"sums of gradients": grads} if accumulates else {}
     logits = _logits(workload, layout)
     table = _table(workload, layout)
     moments = {
@@ -127,18 +72,18 @@ def estimate_memory(workload: Workload, layout: Layout) -> Memory:
         | held
         | sums
         | {
-            "gradients": layers + others,
+            "gradients": grads,
             "working set of a layer": _working_set(workload, layout),
             "gathered weights of a layer": _gathered(workload, layout),
         },
-        "update": state | sums | {"gradients": 0 if sums else layers + others},
+        "update": state | sums | {"gradients": 0 if sums else grads},
     }
     moment = max(moments, key=lambda name: sum(moments[name].values()))
     terms = {name: size for name, size in moments[moment].items() if size}
     return Memory(moment, dict(sorted(terms.items(), key=lambda item: -item[1])))
 
 
-def _cast_weights(workload: Workload, layout: Layout) -> float:
+def cast_weights(workload: Workload, layout: Layout) -> float:
     """Layers' parameters in bfloat16, 2 bytes each; twice where the loop keeps them for the backward pass."""
     if workload.itemsize == 4:
         return 0
@@ -154,6 +99,20 @@ def _is_matrix(name: str) -> bool:
     return "norm" not in name and "/b_" not in name and "router" not in name
 
 
+def kept_bytes(workload: Workload, layout: Layout) -> float:
+    """What all layers would keep of a microbatch on a device (`train.activations`)."""
+    m = workload.model
+    k = min(m.experts_per_token, m.num_experts // layout.expert) if m.num_experts else 0
+    return bytes_of(
+        kept_activations(m, layout.remat, fused=layout.is_fused),
+        tokens=layout.tokens(workload),
+        length=workload.length,
+        sizes=layout.sizes,
+        divides_length=workload.divides_length,
+        copies=layout.expert * k / m.experts_per_token if k else 1.0,
+    )
+
+
 def _kept(workload: Workload, layout: Layout) -> dict[str, float]:
     """Activations between the passes: of all layers, or in a pipeline of one piece and the inputs of those that wait.
 
@@ -161,33 +120,21 @@ def _kept(workload: Workload, layout: Layout) -> dict[str, float]:
     min(C M, 2 S - 1 + (C - 1) S) (`parallel.schedules.make_schedule`), and of a split backward pass what the gradients
     of the weights need, for at most S microbatches.
     """
-    m, sizes, tokens = workload.model, layout.sizes, layout.tokens(workload)
-    fused = layout.attention not in PLAIN or (layout.context > 1 and layout.context_attention == "ring")
-    k = min(m.experts_per_token, m.num_experts // layout.expert) if m.num_experts else 0
-    copies = layout.expert * k / m.experts_per_token if k else 1.0
-    kept = bytes_of(
-        kept_activations(m, layout.remat, fused=fused),
-        tokens=tokens,
-        length=workload.length,
-        sizes=sizes,
-        divides_length=workload.divides_length,
-        copies=copies,
-    )
+    kept, m = kept_bytes(workload, layout), workload.model
     if layout.stage == 1:
         return {"kept activations": kept}
     S, C, M = layout.stage, layout.chunks, layout.microbatches(workload)
     slots = {"gpipe": M}.get(layout.schedule, min(C * M, 2 * S - 1 + (C - 1) * S))
-    stream = tokens * m.d_model * workload.itemsize / (layout.tensor if workload.divides_length else 1)
+    stream = layout.tokens(workload) * m.d_model * workload.itemsize
+    stream /= layout.tensor if workload.divides_length else 1
     pieces = kept / (S * C)
     waiting = S * pieces if layout.schedule == "zero_bubble" else 0
     return {"kept activations": pieces + waiting, "inputs of waiting microbatches": (slots + 4) * stream}
 
 
-def _gradients(workload: Workload, sizes: Mapping[str, int], *, in_layers: bool) -> float:
+def gradients(workload: Workload, sizes: Mapping[str, int]) -> float:
     """Float32, divided as the rules say of "gradient"."""
-    return sum(
-        workload.shard_size(leaf, sizes, "gradient") * 4 for leaf in workload.params if leaf.in_layers == in_layers
-    )
+    return sum(workload.shard_size(leaf, sizes, "gradient") * 4 for leaf in workload.params)
 
 
 def _head_size(workload: Workload, layout: Layout) -> float:
@@ -239,8 +186,8 @@ def _working_set(workload: Workload, layout: Layout) -> float:
     stream = 3 * tokens * m.d_model * a
     heads = (4 * N + 4 * K) * H * tokens * a / tensor
     attention = heads
-    if layout.attention in PLAIN:
-        seen = workload.length / (2 * layout.context) if _is_ring(layout) else workload.length
+    if not layout.is_fused or layout.is_ring:
+        seen = workload.length / (2 * layout.context) if layout.is_ring else workload.length
         attention = heads / 2 + (4 + 2 * a) * tokens * seen * N / tensor
     wide = 4 if m.is_gated else 3
     mlp = wide * tokens * m.d_mlp * a / tensor
@@ -249,27 +196,3 @@ def _working_set(workload: Workload, layout: Layout) -> float:
         copies = tokens * (layout.expert * k if not m.expert_capacity else m.experts_per_token * m.expert_capacity)
         mlp = max(mlp if m.num_dense_layers else 0, copies * (wide * m.size_of_expert / tensor + 2 * m.d_model) * a)
     return stream + max(attention, mlp)
-
-
-def _is_ring(layout: Layout) -> bool:
-    return layout.context > 1 and layout.context_attention == "ring"
-
-
-def layout_of(config: Any, mesh: Any, *, attention: str = "plain") -> Layout:
-    """The layout that a config has on a mesh.
-
-    Args:
-        config: the whole config.
-        mesh: of which the sizes matter.
-        attention: as `Layout` has it.
-    """
-    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-    return Layout(
-        **mesh.shape,
-        microbatch_rows=config.train.microbatch_rows or config.data.batch_size // shards,
-        remat=config.model.remat,
-        attention=attention,
-        schedule=config.mesh.schedule,
-        chunks=config.mesh.chunks,
-        context_attention=config.mesh.context_attention,
-    )

@@ -1,4 +1,4 @@
-"""What of a config's train step does not depend on the mesh, taken from JAX once, so that thousands of meshes are cheap.
+"""What of a config's step does not depend on the mesh, taken from JAX once, so that many meshes are cheap.
 
 A mesh divides an array by its logical axes and the rules; here these are kept beside each shape, and what a device
 holds is a quotient.

@@ -1,0 +1,171 @@
+"""What a plan chooses from: every legal mesh of a machine, with microbatches, remat policies and attentions.
+
+What a check refuses is no candidate; the check is `preflight`'s. Of the choices that share a mesh only the fastest that
+fits stays, or the smallest: a larger microbatch is never slower, so of those that fit the largest is taken.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from model import REMAT_POLICIES
+from parallel import AXES, Link, Machine, abstract_mesh, links_of
+
+from .compose import check_mesh
+from .layout import PLAIN, Layout
+from .memory import Memory, estimate_memory
+from .step_time import StepTime, estimate_time
+from .workload import Workload
+
+# Of the usable memory, what an estimate may fill: the rest is for its error, the program and fragments.
+HEADROOM = 0.9
+# A pipeline with more microbatches for each stage than this waits less than a thirtieth of its time.
+MICROBATCHES_PER_STAGE = 16
+# What fuses attention on each platform, if the model has a choice.
+FUSED = {"tpu": "splash", "gpu": "cudnn", "cpu": "blocked"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A layout, and what it is estimated to take.
+
+    Attributes:
+        layout: mesh, microbatch, remat and attention.
+        memory: of a chip.
+        time: of a step.
+        fits: whether the memory, with `HEADROOM`, is there.
+    """
+
+    layout: Layout
+    memory: Memory
+    time: StepTime
+    fits: bool
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What candidates are ranked by: fitting ones by time, half-way between the two bounds; others by memory."""
+        seconds = (self.time.overlapped + self.time.serial) / 2
+        return (not self.fits, seconds if self.fits else self.memory.total, self.memory.total, str(self.layout))
+
+
+def factorizations(number: int, parts: int) -> Iterator[tuple[int, ...]]:
+    """All ways to write a number as an ordered product."""
+    if parts == 1:
+        yield (number,)
+        return
+    for first in range(1, number + 1):
+        if number % first == 0:
+            for rest in factorizations(number // first, parts - 1):
+                yield (first, *rest)
+
+
+def divisors(number: int) -> list[int]:
+    """From the largest."""
+    return [n for n in range(number, 0, -1) if number % n == 0]
+
+
+def attentions_of(config: Any, machine: Machine) -> tuple[str, ...]:
+    """The attentions that a plan may choose: what fuses it on the platform, where the model has that."""
+    return (FUSED[machine.chip.platform],) if "attention" in config.model else PLAIN
+
+
+class Search:
+    """Scores layouts of one config on one machine.
+
+    Args:
+        config: the whole config; a copy is changed from candidate to candidate for the checks.
+        workload: of it.
+        machine: what it is to run on.
+    """
+
+    def __init__(self, config: Any, workload: Workload, machine: Machine):
+        self.config, self.workload, self.machine = config.copy_and_resolve_references(), workload, machine
+        self.config.unlock()
+        self.limit = machine.chip.usable_bytes * HEADROOM
+        self.refused: list[str] = []
+
+    def check(self, sizes: Mapping[str, int], rows: int, remat: str) -> None:
+        """Checks a mesh as `preflight` does.
+
+        Raises:
+            ValueError: it is not legal.
+        """
+        self.config.train.microbatch_rows = rows
+        self.config.model.remat = remat
+        check_mesh(self.config, abstract_mesh(sizes), self.workload.model, self.workload.rules)  # pyright: ignore
+
+    def legal(self, sizes: Mapping[str, int]) -> bool:
+        """Whether a mesh is, for any microbatch."""
+        m = self.workload.model
+        if sizes["expert"] > 1 and not m.num_experts:
+            return False  # it would be one more "fsdp" that divides no parameter
+        try:
+            links_of(self.machine, sizes, self.config.mesh.slice_axes)
+            self.check(sizes | {"stage": 1}, 0, self.config.model.remat)
+        except ValueError as error:
+            self.refused.append(str(error))
+            return False
+        return True
+
+    def layouts(self, sizes: Mapping[str, int], remats: Sequence[str], attentions: Sequence[str]) -> Iterator[Layout]:
+        """The layouts of a mesh; of the microbatches that fit, and without stages, the largest."""
+        c = self.config
+        share = self.workload.rows // math.prod(sizes[axis] for axis in ("data", "fsdp", "expert"))
+        for remat in remats:
+            for attention in attentions:
+                for rows in divisors(share):
+                    if sizes["stage"] > 1 and not self._suits_stages(sizes, rows, share // rows, remat):
+                        continue
+                    layout = Layout(
+                        **sizes,
+                        microbatch_rows=rows,
+                        remat=remat,
+                        attention=attention,
+                        schedule=c.mesh.schedule,
+                        chunks=c.mesh.chunks,
+                        context_attention=c.mesh.context_attention,
+                    )
+                    yield layout
+                    if sizes["stage"] == 1 and estimate_memory(self.workload, layout).total <= self.limit:
+                        break
+
+    def _suits_stages(self, sizes: Mapping[str, int], rows: int, microbatches: int, remat: str) -> bool:
+        if not sizes["stage"] <= microbatches <= MICROBATCHES_PER_STAGE * sizes["stage"]:
+            return False
+        try:
+            self.check(sizes, rows, remat)
+        except ValueError as error:
+            self.refused.append(str(error))
+            return False
+        return True
+
+    def score(self, layout: Layout, links: Mapping[str, Link] | None = None) -> Candidate:
+        """Memory and time of a layout."""
+        links = links or links_of(self.machine, layout.sizes, self.config.mesh.slice_axes)
+        memory = estimate_memory(self.workload, layout)
+        time = estimate_time(self.workload, layout, self.machine, links)
+        return Candidate(layout, memory, time, memory.total <= self.limit)
+
+    def candidates(
+        self, *, remats: Sequence[str] = tuple(REMAT_POLICIES), attentions: Sequence[str] = PLAIN
+    ) -> list[Candidate]:
+        """The best candidate of each legal mesh, ranked.
+
+        Raises:
+            ValueError: no mesh is legal; it says why not, for the plainest one.
+        """
+        found = []
+        for shape in factorizations(self.machine.num_devices, len(AXES)):
+            sizes = dict(zip(AXES, shape, strict=True))
+            if not self.legal(sizes):
+                continue
+            links = links_of(self.machine, sizes, self.config.mesh.slice_axes)
+            of_mesh = [self.score(layout, links) for layout in self.layouts(sizes, remats, attentions)]
+            found += [min(of_mesh, key=lambda one: one.key)] if of_mesh else []
+        if not found:
+            raise ValueError(
+                f"no mesh of {self.machine.num_devices} devices suits this config. One of the reasons: "
+                f"{self.refused[-1] if self.refused else 'the machine has no devices'}"
+            )
+        return sorted(found, key=lambda one: one.key)
