@@ -140,14 +140,16 @@ def recomputed_flops(config: TransformerConfig, length: int, remat: str, *, fuse
         if c.block == "lstm":
             continue
         sizes, D = _sizes(c), c.d_model
-        out = c.num_heads * (c.choice("latent_attention").value or c.size_of_head) * D
+        latent = c.choice("latent_attention")
+        out = c.num_heads * (latent.value if latent.kind else c.size_of_head) * D
         gates = 2 / 3 if c.is_gated else 1 / 2  # of an MLP's matmuls all but the last
         experts = c.experts_per_token * sizes["expert"] * gates + sizes["router"] + sizes["shared"] * gates
         has_memory = c is config and config.encoder is not None
         for i, window in enumerate(c.window_of_layers):
             mlp = experts if c.num_experts and i >= c.num_dense_layers else sizes["mlp"] * gates
             seen = seen_positions(length, window, causal=c.is_causal) if fused else length
-            pairs = 2 * c.num_heads * c.size_of_head * (seen + (length if has_memory else 0))
+            wide = c.size_of_head + latent.rope + latent.value if latent.kind else 2 * c.size_of_head
+            pairs = c.num_heads * wide * (seen + (length if has_memory else 0))
             attentions = 2 if has_memory else 1
             if remat == "full":
                 total += sizes["attention"] * attentions + pairs + mlp

@@ -7,6 +7,7 @@ from .expert import exchange_experts as exchange_experts
 from .faults import ends_together as ends_together
 from .hardware import CHIPS as CHIPS
 from .hardware import Chip as Chip
+from .hardware import chip_of as chip_of
 from .links import NO_REDUCE_SCATTER as NO_REDUCE_SCATTER
 from .links import Link as Link
 from .links import links_of as links_of

@@ -1,9 +1,9 @@
 """Which links each mesh axis has, and how long its collectives take over them: a bound, not a measurement.
 
-Axes are laid over a slice as `jax.experimental.mesh_utils` does for `make_mesh`: from the innermost, each takes the dims
-of the torus whose product it is, as many of them as possible, or else a part of one dim. A ring over a dim whose ends
-are joined sends both ways; an axis over several dims uses the links of all of them. Over a switch an axis has all of a
-device's bandwidth. The part of an axis that crosses slices has the data-centre network.
+Axes are laid over a slice as `jax.experimental.mesh_utils` does for `make_mesh`: from the innermost, each takes the
+dims of the torus whose product it is, as many of them as possible, or else a part of one dim. A ring over a dim whose
+ends are joined sends both ways; an axis over several dims uses the links of all of them. Over a switch an axis has all
+of a device's bandwidth. The part of an axis that crosses slices has the data-centre network.
 
 The times are those of the usual algorithms (Thakur et al. 2005, doi:10.1177/1094342005051521, sections 4.1 and 4.5;
 Austin et al. 2025, jax-ml.github.io/scaling-book/sharding), of n devices that each send w bytes a second:
