@@ -44,6 +44,9 @@ def get_config() -> ConfigDict:
     model.classifier = ""  # first,classes=3 on the first token, or tanh (BERT's pooler), mean, last, tokens (each)
     model.image = ""  # patches,size=224,patch=16: the input is images
     model.qk_norm = "none"  # RMS-normalise queries and keys: head by head, all together, or none
+    model.attention = (
+        "auto"  # auto, plain, blocked[,block=64], splash[,block=512][,fused_backward=1] (TPU), cudnn (GPU)
+    )
     model.attention_scale = 0.0  # factor of the attention logits; 0: 1 / sqrt(head_dim)
     model.attention_soft_cap = 0.0  # bound on attention logits; 0: off
     model.logit_soft_cap = 0.0  # bound on vocabulary logits; 0: off

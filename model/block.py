@@ -32,6 +32,7 @@ class Place(NamedTuple):
         q_segment_ids_BT: document of each query, 0 for padding.
         kv_segment_ids_BS: document of each key.
         bias: of relative positions, or None.
+        in_order: see `model.attention.attention`.
         cached: slots of the cache that earlier tokens have filled.
     """
 
@@ -41,6 +42,7 @@ class Place(NamedTuple):
     q_segment_ids_BT: Array
     kv_segment_ids_BS: Array
     bias: RelativeBias | None = None
+    in_order: bool = False
     cached: Array | int = 0
 
 
@@ -118,6 +120,7 @@ class Attention(nn.Module):
         causal = c.is_causal and memory is None
         if memory is not None:
             place = place._replace(kv_order_BS=memory.positions_BS, kv_segment_ids_BS=memory.segment_ids_BS, bias=None)
+            place = place._replace(in_order=False)
         if c.latent_attention:
             q_BTNH, k_BSKH, v_BSKH = latent_qkv(self, c, x_BTD, place.positions_BT)
         else:
@@ -142,6 +145,7 @@ class Attention(nn.Module):
             q_segment_ids_BT=place.q_segment_ids_BT,
             kv_segment_ids_BS=place.kv_segment_ids_BS,
             bias=place.bias,
+            in_order=place.in_order,
         )
         # Also for the way back: the residual's length may be divided over more axes than the attention's.
         y_BTNH = nn.with_logical_constraint(y_BTNH, ("batch", "length", "heads", "head_dim"))

@@ -65,7 +65,8 @@ class Transformer(nn.Module):
 
         Args:
             tokens_BT: ids in [0, vocab_size), or images (B, size, size, channels) if the config has an `image`.
-            positions_BT: position of each token in its document; None counts from 0 along the row.
+            positions_BT: position of each token in its document; None counts from 0 along the row. But for the plain
+                attention and the ring they must grow by one a token along each document.
             segment_ids_BT: document of each token, 0 for padding; None makes each row one document.
             order_BT: in a causal model, a token sees those of its document whose order is not above its own; None is
                 the position. The tokens of a prefix that all see one another have the same (Raffel et al. 2020,
@@ -173,8 +174,9 @@ class Transformer(nn.Module):
             shape = (position.buckets, c.num_heads)
             table_RN = weight(self, f"{prefix}relative_bias", shape, ("buckets", "heads"), init)
             bias = RelativeBias(table_RN, position.distance)
+        in_order = order_BT is None and cache is None
         order_BT = positions_BT if order_BT is None else order_BT
-        place = Place(positions_BT, order_BT, order_BT, segment_ids_BT, segment_ids_BT, bias)
+        place = Place(positions_BT, order_BT, order_BT, segment_ids_BT, segment_ids_BT, bias, in_order)
         x_BTD, cache = self._layers(c, prefix, x_BTD, place, memory, cache, keys_BT)
         if c.block not in ("post", "lstm"):
             x_BTD = Norm(c, name=f"{prefix}final_norm")(x_BTD)

@@ -11,6 +11,7 @@ from .hardware import chip_of as chip_of
 from .links import NO_REDUCE_SCATTER as NO_REDUCE_SCATTER
 from .links import Link as Link
 from .links import links_of as links_of
+from .local import on_each_device as on_each_device
 from .machine import Machine as Machine
 from .machine import parse_machine as parse_machine
 from .mesh import AXES as AXES
@@ -19,6 +20,7 @@ from .mesh import abstract_mesh as abstract_mesh
 from .mesh import check_platform as check_platform
 from .mesh import has_accelerator as has_accelerator
 from .mesh import make_mesh as make_mesh
+from .mesh import platform_of as platform_of
 from .pipeline import Pieces as Pieces
 from .pipeline import pipeline_value_and_grad as pipeline_value_and_grad
 from .place import DistributedConfig as DistributedConfig

@@ -70,6 +70,8 @@ def all_to_all_attention(
     q_segment_ids_BT: Array,
     kv_segment_ids_BS: Array,
     attention_fn: Callable[..., Array],
+    in_order: bool = False,
+    by_place: bool = False,
     **choices: Any,
 ) -> Array:
     """Attention with a part of the heads on each shard, over the whole length (Jacobs et al. 2023, arXiv:2309.14509).
@@ -83,6 +85,8 @@ def all_to_all_attention(
         q_segment_ids_BT: document of each query.
         kv_segment_ids_BS: documents of the keys.
         attention_fn: the attention on a device, called as `model.attention.attention` is.
+        in_order: whether the tokens, once they are put back from `zigzag_order`, stand in the order of their positions.
+        by_place: whether `attention_fn` wants them so.
         choices: further arguments of it, such as `window`; a `bias` must be None, as its heads would be divided too.
 
     Returns:
@@ -95,14 +99,21 @@ def all_to_all_attention(
     outer = shape["tensor"]
     repeats = kv_repeats(q_BTNH.shape[2], k_BSKH.shape[2], outer * shape[AXIS])
 
+    order = zigzag_order(2 * shape[AXIS], shape[AXIS])  # of the chunks
+
+    def reordered(x: Array, order: np.ndarray) -> Array:
+        return x.reshape(x.shape[0], len(order), -1, *x.shape[2:])[:, order].reshape(x.shape) if by_place else x
+
     def grouped(x: Array, outer: int) -> Array:
         return x.reshape(*x.shape[:2], outer, x.shape[2] // outer, x.shape[3])
 
     def on_shard(q: Array, k: Array, v: Array, where: dict[str, Array]) -> Array:
         q, k, v = (jax.lax.all_to_all(x, AXIS, split_axis=3, concat_axis=1, tiled=True) for x in (q, k, v))
-        q, k, v = (x.reshape(*x.shape[:2], -1, x.shape[-1]) for x in (q, k, v))
-        where = {name: jax.lax.all_gather(x, AXIS, axis=1, tiled=True) for name, x in where.items()}
-        out = grouped(attention_fn(q, k, v, **choices, **where), 1)
+        back = np.argsort(order)
+        q, k, v = (reordered(x.reshape(*x.shape[:2], -1, x.shape[-1]), back) for x in (q, k, v))
+        where = {name: reordered(jax.lax.all_gather(x, AXIS, axis=1, tiled=True), back) for name, x in where.items()}
+        out = attention_fn(q, k, v, in_order=in_order and by_place, **choices, **where)
+        out = grouped(reordered(out, order), 1)
         return jax.lax.all_to_all(out, AXIS, split_axis=1, concat_axis=3, tiled=True)
 
     where = {

@@ -172,6 +172,12 @@ def slice_sizes(config: MeshConfig, sizes: Mapping[str, int]) -> dict[str, int]:
     return across
 
 
+def platform_of(mesh: Any) -> str:
+    """The platform of a mesh's devices: "cpu", "gpu" or "tpu"; of an abstract mesh too."""
+    platform = mesh.devices.flat[0].platform if isinstance(mesh, Mesh) else mesh.abstract_device.platform
+    return "gpu" if platform in ("cuda", "rocm") else platform
+
+
 def has_accelerator() -> bool:
     """Whether this machine shows a GPU or TPU, whatever JAX makes of it."""
     return any(any(Path("/dev").glob(pattern)) for pattern in ("nvidia[0-9]*", "accel*", "vfio/[0-9]*"))

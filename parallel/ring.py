@@ -96,6 +96,7 @@ def ring_attention(
     soft_cap: float = 0.0,
     scale: float = 0.0,
     bias: None = None,
+    in_order: bool = False,
 ) -> Array:
     """Attention while keys and values go round the shards (Liu et al. 2023, arXiv:2310.01889).
 
@@ -116,11 +117,13 @@ def ring_attention(
         soft_cap: bound on the logits; 0 is off.
         scale: factor of the logits; 0 is 1 / sqrt(H).
         bias: must be None: a bias of relative positions is not passed round.
+        in_order: not used; the order is that of `zigzag_order`.
 
     Returns:
         (B, T, N, head dim of v) in v's dtype, in the order of the queries; 0 for a query that sees nothing.
         Logits, softmax and sums over the ring are float32.
     """
+    del in_order
     assert bias is None, "a bias of relative positions is not passed round the ring"
     where = (q_positions_BT, q_segment_ids_BT, kv_positions_BS, kv_segment_ids_BS)
     form = Form(causal, window, soft_cap, scale or q_BTNH.shape[-1] ** -0.5)

@@ -152,6 +152,7 @@ FIELDS: dict[str, tuple[Any, Callable[..., str]]] = {
     "model.logit_scale": (0.5, step_program),
     "model.classifier": ("tanh,classes=2", step_program),
     "model.image": ("patches,size=8,patch=4", parameter_names),
+    "model.attention": ("blocked,block=8", step_program),
     "model.attention_scale": (0.5, step_program),
     "model.layer_pattern": ("LG", step_program),
     "model.latent_attention": ("latent,kv=8,rope=4,value=8", step_program),

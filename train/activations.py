@@ -50,13 +50,14 @@ def fused_attention(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array) -> Array:
 
 
 def _keep(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array) -> Any:
+    y_BTNH = checkpoint_name(fused_attention(q_BTNH, k_BSKH, v_BSKH), "attention_out")
     log_z_BTN = checkpoint_name(jnp.zeros(q_BTNH.shape[:3], jnp.float32), "attention_out")
-    return fused_attention(q_BTNH, k_BSKH, v_BSKH), (q_BTNH, k_BSKH, v_BSKH, log_z_BTN)
+    return y_BTNH, (q_BTNH, k_BSKH, v_BSKH, y_BTNH, log_z_BTN)
 
 
 def _pull_back(kept: Any, dy_BTNH: Array) -> Any:
-    q_BTNH, k_BSKH, v_BSKH, log_z_BTN = kept
-    needed = jnp.sum(dy_BTNH) + jnp.sum(log_z_BTN).astype(dy_BTNH.dtype)
+    q_BTNH, k_BSKH, v_BSKH, y_BTNH, log_z_BTN = kept
+    needed = jnp.sum(dy_BTNH * y_BTNH) + jnp.sum(log_z_BTN).astype(dy_BTNH.dtype)
     return q_BTNH * needed, k_BSKH * needed, v_BSKH * needed
 
 

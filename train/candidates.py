@@ -9,11 +9,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from model import REMAT_POLICIES
+from model import REMAT_POLICIES, choose_attention
 from parallel import AXES, Link, Machine, abstract_mesh, links_of
 
-from .compose import check_mesh
-from .layout import PLAIN, Layout
+from .compose import asked_of_attention, check_mesh, model_config
+from .layout import Layout
 from .memory import Memory, estimate_memory
 from .step_time import StepTime, estimate_time
 from .workload import Workload
@@ -22,8 +22,6 @@ from .workload import Workload
 HEADROOM = 0.9
 # A pipeline with more microbatches for each stage than this waits less than a thirtieth of its time.
 MICROBATCHES_PER_STAGE = 16
-# What fuses attention on each platform, if the model has a choice.
-FUSED = {"tpu": "splash", "gpu": "cudnn", "cpu": "blocked"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +63,17 @@ def divisors(number: int) -> list[int]:
     return [n for n in range(number, 0, -1) if number % n == 0]
 
 
-def attentions_of(config: Any, machine: Machine) -> tuple[str, ...]:
-    """The attentions that a plan may choose: what fuses it on the platform, where the model has that."""
-    return (FUSED[machine.chip.platform],) if "attention" in config.model else PLAIN
+def attention_of_machine(config: Any, machine: Machine) -> str:
+    """The attention that a config has on a machine: what it names, or what "auto" takes on that platform.
+
+    One that keeps all probabilities is never better, so there is no more to choose from.
+
+    Raises:
+        ValueError: it cannot be had there.
+    """
+    largest_head = 128 if machine.chip.name.startswith("a100") else 256
+    asked = asked_of_attention(config, model_config(config), machine.chip.platform, largest_head=largest_head)
+    return choose_attention(config.model.attention, asked).kind
 
 
 class Search:
@@ -82,6 +88,7 @@ class Search:
     def __init__(self, config: Any, workload: Workload, machine: Machine):
         self.config, self.workload, self.machine = config.copy_and_resolve_references(), workload, machine
         self.config.unlock()
+        self.attention = attention_of_machine(config, machine)
         self.limit = machine.chip.usable_bytes * HEADROOM
         self.refused: list[str] = []
 
@@ -108,27 +115,26 @@ class Search:
             return False
         return True
 
-    def layouts(self, sizes: Mapping[str, int], remats: Sequence[str], attentions: Sequence[str]) -> Iterator[Layout]:
+    def layouts(self, sizes: Mapping[str, int], remats: Sequence[str]) -> Iterator[Layout]:
         """The layouts of a mesh; of the microbatches that fit, and without stages, the largest."""
         c = self.config
         share = self.workload.rows // math.prod(sizes[axis] for axis in ("data", "fsdp", "expert"))
         for remat in remats:
-            for attention in attentions:
-                for rows in divisors(share):
-                    if sizes["stage"] > 1 and not self._suits_stages(sizes, rows, share // rows, remat):
-                        continue
-                    layout = Layout(
-                        **sizes,
-                        microbatch_rows=rows,
-                        remat=remat,
-                        attention=attention,
-                        schedule=c.mesh.schedule,
-                        chunks=c.mesh.chunks,
-                        context_attention=c.mesh.context_attention,
-                    )
-                    yield layout
-                    if sizes["stage"] == 1 and estimate_memory(self.workload, layout).total <= self.limit:
-                        break
+            for rows in divisors(share):
+                if sizes["stage"] > 1 and not self._suits_stages(sizes, rows, share // rows, remat):
+                    continue
+                layout = Layout(
+                    **sizes,
+                    microbatch_rows=rows,
+                    remat=remat,
+                    attention=self.attention,
+                    schedule=c.mesh.schedule,
+                    chunks=c.mesh.chunks,
+                    context_attention=c.mesh.context_attention,
+                )
+                yield layout
+                if sizes["stage"] == 1 and estimate_memory(self.workload, layout).total <= self.limit:
+                    break
 
     def _suits_stages(self, sizes: Mapping[str, int], rows: int, microbatches: int, remat: str) -> bool:
         if not sizes["stage"] <= microbatches <= MICROBATCHES_PER_STAGE * sizes["stage"]:
@@ -147,9 +153,7 @@ class Search:
         time = estimate_time(self.workload, layout, self.machine, links)
         return Candidate(layout, memory, time, memory.total <= self.limit)
 
-    def candidates(
-        self, *, remats: Sequence[str] = tuple(REMAT_POLICIES), attentions: Sequence[str] = PLAIN
-    ) -> list[Candidate]:
+    def candidates(self, remats: Sequence[str] = tuple(REMAT_POLICIES)) -> list[Candidate]:
         """The best candidate of each legal mesh, ranked.
 
         Raises:
@@ -161,7 +165,7 @@ class Search:
             if not self.legal(sizes):
                 continue
             links = links_of(self.machine, sizes, self.config.mesh.slice_axes)
-            of_mesh = [self.score(layout, links) for layout in self.layouts(sizes, remats, attentions)]
+            of_mesh = [self.score(layout, links) for layout in self.layouts(sizes, remats)]
             found += [min(of_mesh, key=lambda one: one.key)] if of_mesh else []
         if not found:
             raise ValueError(

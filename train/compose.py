@@ -8,8 +8,20 @@ from typing import Any
 
 from jax.sharding import AbstractMesh, Mesh
 
-from data import DataConfig
-from model import EXPERT_AXES, REMAT_POLICIES, Transformer, TransformerConfig, attention, dropless, scan_layers
+from data import DataConfig, make_task
+from model import (
+    EXPERT_AXES,
+    REMAT_POLICIES,
+    Asked,
+    Choice,
+    Transformer,
+    TransformerConfig,
+    attention,
+    attention_fn_of,
+    choose_attention,
+    dropless,
+    scan_layers,
+)
 from parallel import (
     BATCH_AXES,
     Schedule,
@@ -18,6 +30,8 @@ from parallel import (
     exchange_experts,
     make_rules,
     make_schedule,
+    on_each_device,
+    platform_of,
     ring_attention,
 )
 from parallel.sharding import Rules
@@ -42,46 +56,123 @@ def make_model(config: Any, mesh: Mesh | None = None) -> Transformer:
     Raises:
         ValueError: a value is not legal, or two do not fit.
     """
-    c = config.model
+    c, model = config.model, model_config(config)
     if c.remat not in REMAT_POLICIES:
         raise ValueError(f"config.model.remat={c.remat!r} is not known; use one of {', '.join(REMAT_POLICIES)}")
     if not 1 <= c.scan_unroll <= c.num_layers:
         raise ValueError(f"config.model.scan_unroll={c.scan_unroll} must be from 1 to num_layers={c.num_layers}")
-    from_elsewhere = {"vocab_size": config.data.vocab_size, "max_length": c.max_length or config.data.seq_len}
-    names = [field.name for field in dataclasses.fields(TransformerConfig)]
     return Transformer(
-        TransformerConfig(**{name: from_elsewhere[name] if name in from_elsewhere else c[name] for name in names}),
-        attention_fn=attention if mesh is None or mesh.shape["context"] == 1 else _context_attention(config),
+        model,
+        attention_fn=attention if mesh is None else _attention_fn(config, mesh, model),
         stack_fn=_stack_fn(c.remat, c.scan_unroll),
         experts_fn=_experts_fn(rules_of(config)),
     )
 
 
-# For a length that the mesh divides: config.mesh.context_attention -> called as `model.attention` is.
-CONTEXT_ATTENTION: dict[str, Callable[..., Any]] = {
-    "ring": ring_attention,
-    "all_to_all": functools.partial(all_to_all_attention, attention_fn=attention),
-}
+def model_config(config: Any) -> TransformerConfig:
+    """The hyperparameters of a config's model.
+
+    Raises:
+        ValueError: a value is not legal, or two do not fit.
+    """
+    c = config.model
+    from_elsewhere = {"vocab_size": config.data.vocab_size, "max_length": c.max_length or config.data.seq_len}
+    names = [field.name for field in dataclasses.fields(TransformerConfig)]
+    return TransformerConfig(**{name: from_elsewhere[name] if name in from_elsewhere else c[name] for name in names})
 
 
-def _context_attention(config: Any) -> Callable[..., Any]:
-    name = config.mesh.context_attention
-    if name not in CONTEXT_ATTENTION:
+CONTEXT_ATTENTION = ("ring", "all_to_all")
+
+
+def attention_of(config: Any, mesh: Mesh, model: TransformerConfig | None = None) -> Choice:
+    """The attention of training, evaluation and scoring on a mesh; generation, which has a cache, takes the plain one.
+
+    The rule of `config.model.attention="auto"` is that of `model.backends`; where the mesh divides the length in a
+    ring, that is what there is.
+
+    Args:
+        config: the whole config.
+        mesh: the mesh; an abstract one will do.
+        model: the model's hyperparameters, if they are at hand.
+
+    Returns:
+        The backend and its options; of a device, if the all-to-all divides the length.
+
+    Raises:
+        ValueError: it is unknown, or cannot do what the config asks; it names the keys, the reason and a legal choice.
+    """
+    text, across = config.model.attention, config.mesh.context_attention
+    c, shards = model or model_config(config), mesh.shape["context"]
+    if shards > 1 and across not in CONTEXT_ATTENTION:
         raise ValueError(
-            f"config.mesh.context_attention={name!r} is not known; use one of {', '.join(CONTEXT_ATTENTION)}"
+            f"config.mesh.context_attention={across!r} is not known; use one of {', '.join(CONTEXT_ATTENTION)}"
         )
-    return CONTEXT_ATTENTION[name]
+    choice = choose_attention(text, asked_of_attention(config, c, platform_of(mesh), largest_head=_largest_head(mesh)))
+    if shards == 1 or across == "all_to_all":
+        return choice
+    if not text.startswith(("auto", "plain")):
+        raise ValueError(
+            f"config.model.attention={text!r} cannot be used where config.mesh.context={shards} divides the length in a "
+            "ring, which has an attention of its own; use config.model.attention='auto' or "
+            "config.mesh.context_attention='all_to_all'"
+        )
+    return Choice("ring", {})
+
+
+def asked_of_attention(config: Any, c: TransformerConfig, platform: str, *, largest_head: int = 256) -> Asked:
+    """What a config asks of its attention on a platform; c is the shape of its model."""
+    image, data = c.choice("image"), DataConfig.of(config.data)
+    return Asked(
+        config=c,
+        platform=platform,
+        length=1 + (image.size // image.patch) ** 2 if image.kind else config.data.seq_len,
+        in_order=not getattr(make_task(data), "reads_both_ways", False),
+        packed=config.data.packing and not image.kind,
+        largest_head=largest_head,
+    )
+
+
+def _largest_head(mesh: Any) -> int:
+    """Of cuDNN's attention: 256 from Hopper on, 128 before."""
+    device: Any = mesh.devices.flat[0] if isinstance(mesh, Mesh) else None
+    return 256 if float(getattr(device, "compute_capability", "9.0")) >= 9 else 128
+
+
+def _attention_fn(config: Any, mesh: Mesh, model: TransformerConfig) -> Callable[..., Any]:
+    choice = attention_of(config, mesh, model)
+    if choice.kind == "ring":
+        return ring_attention
+    divides_length = mesh.shape["context"] > 1
+    return _placed_attention(choice.kind, tuple(choice.options.items()), config.data.packing, divides_length)
+
+
+@functools.cache
+def _placed_attention(
+    kind: str, options: tuple[tuple[str, Any], ...], packed: bool, divides_length: bool
+) -> Callable[..., Any]:
+    """The same object for the same arguments, so that models of equal configs are equal and compile once."""
+    fn = attention_fn_of(Choice(kind, dict(options)), packed=packed)
+    if maps_devices(kind):
+        fn = on_each_device(fn)
+    if not divides_length:
+        return fn
+    return functools.partial(all_to_all_attention, attention_fn=fn, by_place=kind != "plain")
+
+
+def maps_devices(kind: str) -> bool:
+    """Whether an attention is a kernel, which each device runs by itself."""
+    return kind in ("splash", "cudnn")
 
 
 @functools.cache
 def _stack_fn(remat: str, unroll: int) -> Callable[..., Any]:
-    """The same object for the same arguments, so that models of equal configs are equal and compile once."""
+    """As `_placed_attention`."""
     return functools.partial(scan_layers, remat=remat, unroll=unroll)
 
 
 @functools.cache
 def _experts_fn(rules: Rules) -> Callable[..., Any]:
-    """As `_stack_fn`."""
+    """As `_placed_attention`."""
     return exchange_experts(dropless, rules=rules, axes=EXPERT_AXES)
 
 

@@ -99,6 +99,8 @@ def teacher_config(config: Any) -> Any:
         )
     theirs.mesh = config.mesh
     theirs.model.dtype = config.model.dtype
+    theirs.model.attention = "auto"  # for the student's rows
+    theirs.data.update(task=config.data.task, packing=config.data.packing)
     return theirs
 
 

@@ -18,7 +18,7 @@ from parallel import check_platform, has_accelerator, in_turns, local_rows, make
 
 from .best import Best
 from .checkpoint import Checkpoints
-from .compose import make_model, preflight, schedule_of
+from .compose import attention_of, make_model, preflight, schedule_of
 from .distill import check_same_meaning
 from .evaluation import evaluate, figures_of_answers, make_eval_step
 from .initial import adopt, first_state, fresh_parameters
@@ -220,6 +220,9 @@ def _describe(config: Any, mesh: Mesh, corpus: Corpus, order: TrainingRows, star
     ]
     epochs = order.epochs(config.train.steps * config.data.batch_size)
     parts = corpus.metadata["source"].split("+")
+    choice = attention_of(config, mesh)
+    options = ", ".join(f"{name}={value}" for name, value in choice.options.items() if value)
+    lines.append(f"Attention: {choice.kind}" + (f" ({options})" if options else ""))
     lines.append("Epochs: " + ", ".join(f"{n:.2f} of {part}" for n, part in zip(epochs, parts, strict=True)))
     if mesh.shape["stage"] > 1:
         schedule = schedule_of(config, mesh)

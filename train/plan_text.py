@@ -7,7 +7,7 @@ from typing import Any
 
 from parallel import Machine
 
-from .candidates import HEADROOM, Candidate, Search, attentions_of
+from .candidates import HEADROOM, Candidate, Search
 from .planning import Plan
 from .workload import workload_of
 
@@ -169,7 +169,7 @@ def _larger(machine: Machine, times: int) -> Machine:
 def _smallest(config: Any, machine: Machine) -> Candidate | None:
     """The best candidate: of those that fit the fastest, else the smallest; None if no mesh is legal."""
     try:
-        found = Search(config, workload_of(config), machine).candidates(attentions=attentions_of(config, machine))
+        found = Search(config, workload_of(config), machine).candidates()
     except ValueError:
         return None
     return found[0]

@@ -7,10 +7,9 @@ from typing import Any
 
 import jax
 
-from model import REMAT_POLICIES
-from parallel import AXES, Machine, chip_of, parse_machine
+from parallel import AXES, Machine, abstract_mesh, chip_of, parse_machine
 
-from .candidates import Candidate, Search, attentions_of
+from .candidates import Candidate, Search
 from .layout import layout_of
 from .workload import Workload, workload_of
 
@@ -53,22 +52,13 @@ def make_plan(config: Any, machine: Machine, *, mesh: Mapping[str, int] | None =
     """
     workload = workload_of(config)
     search = Search(config, workload, machine)
-    attentions = attentions_of(config, machine)
     if mesh is None:
-        found = search.candidates(remats=tuple(REMAT_POLICIES), attentions=attentions)
+        found = search.candidates()
         return Plan(machine, workload, tuple(found), len(found))
     sizes = {axis: mesh.get(axis, 1) for axis in AXES}
     search.check(sizes, config.train.microbatch_rows, config.model.remat)
-    own = config.model.attention if "attention" in config.model else attentions[0]
-    layout = layout_of(config, _Sizes(sizes), attention=attentions[0] if own == "auto" else own)
+    layout = layout_of(config, abstract_mesh(sizes), attention=search.attention)
     return Plan(machine, workload, (search.score(layout),), 1)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Sizes:
-    """A mesh of which only the sizes are asked for."""
-
-    shape: Mapping[str, int]
 
 
 def parse_mesh(text: str, num_devices: int) -> dict[str, int]:
@@ -97,8 +87,6 @@ def overrides(config: Any, candidate: Candidate, machine: Machine) -> dict[str, 
     said = {f"mesh.{axis}": size for axis, size in layout.sizes.items()}
     said |= {"mesh.num_slices": machine.num_slices, "train.microbatch_rows": layout.microbatch_rows}
     said["model.remat"] = layout.remat
-    if "attention" in config.model:
-        said["model.attention"] = layout.attention
     return {key: value for key, value in said.items() if _get(config, key) != value}
 
 

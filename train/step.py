@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from model import Transformer
 from parallel import divides_parameters, on_mesh, sum_over_replicas
 
-from .compose import make_model, num_microbatches, rules_of
+from .compose import attention_of, make_model, maps_devices, num_microbatches, rules_of
 from .distill import with_teacher
 from .objective import Objective, make_objective, with_aux
 from .optimizer import gradient_norm, make_optimizer
@@ -56,9 +56,11 @@ def make_train_step(config: Any, mesh: Mesh, *, on_trace: Callable[[], None] = l
     else:
         sum_grads = make_grad_fn(config, mesh, model, objective)
     rules = rules_of(config)
-    # Within a pipeline, attention over a divided length maps over "stage", on which XLA (jax 0.11.2) aborts within a
-    # map over "data": it wants manual axes in the mesh's order. There gradients are added up in every microbatch.
-    maps_stages = mesh.shape["stage"] > 1 and mesh.shape["context"] > 1
+    # Within a pipeline, attention over a divided length or by a kernel maps over "stage", on which XLA (jax 0.11.2)
+    # aborts within a map over "data": it wants manual axes in the mesh's order. There gradients are added up in every
+    # microbatch.
+    maps = mesh.shape["context"] > 1 or maps_devices(attention_of(config, mesh).kind)
+    maps_stages = mesh.shape["stage"] > 1 and maps
     if mesh.shape["data"] > 1 and count > 1 and not divides_parameters(rules, "data") and not maps_stages:
         sum_grads = sum_over_replicas(sum_grads, rules)
 

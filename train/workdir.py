@@ -30,7 +30,7 @@ from parallel import check_shared, exchange, name_of
 IMPORTED = "imported.json"  # tells that no training led here
 
 # Fields of `model` and `data` that may change between restarts: neither parameters nor the order of examples follow.
-FREE_OF_MODEL = ("dropout", "dtype", "remat", "scan_unroll")
+FREE_OF_MODEL = ("attention", "dropout", "dtype", "remat", "scan_unroll")
 _FREE = {f"model.{field}" for field in FREE_OF_MODEL} | {
     f"data.{field}" for field in ("dir", "read_threads", "prefetch")
 }

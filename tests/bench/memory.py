@@ -84,8 +84,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     lines = [
         "# Memory of a train step",
         "",
-        "What a chip holds at the fullest moment of a step, in MiB: on paper (`train/memory.py`) and by XLA's compiler for",
-        f"TPUs that need not be there (`peak_memory_in_bytes`). {len(near)} of {len(found)} are within 10%.",
+        "What a chip holds at the fullest moment of a step, in MiB: on paper (`train/memory.py`) and by XLA's compiler",
+        f"for TPUs that need not be there (`peak_memory_in_bytes`). {len(near)} of {len(found)} are within 10%.",
         "",
         "| chip | mesh | what | on paper | compiled | off | fullest at | largest terms on paper |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
