@@ -61,9 +61,9 @@ def test_the_state_is_that_of_the_shardings(rules: str, optimizer: str):
             gradients,
         )
         sizes = mesh.shape
-        assert workload.shard_bytes(workload.params, sizes) == held(state.params), name
-        assert workload.shard_bytes(workload.moments, sizes, "moment") == held(state.opt_state), name
-        assert workload.shard_bytes(workload.params, sizes, "gradient") == held(placed), name
+        assert workload.shard_bytes("params", sizes) == held(state.params), name
+        assert workload.shard_bytes("moments", sizes, "moment") == held(state.opt_state), name
+        assert workload.shard_bytes("params", sizes, "gradient") == held(placed), name
 
 
 def test_adapters_have_moments_and_their_base_has_none():
@@ -71,10 +71,10 @@ def test_adapters_have_moments_and_their_base_has_none():
     one = dict.fromkeys(("stage", "data", "fsdp", "expert", "context", "tensor"), 1)
     # Of each layer w_q (D, N, H) and w_v (D, K, H), each (D, 4) and (4, ...).
     adapters = 4 * L * (D * 4 + 4 * N * H + D * 4 + 4 * K * H)
-    assert workload.shard_bytes(workload.params, one) == adapters
-    assert workload.shard_bytes(workload.moments, one, "moment") == 2 * adapters + 2 * 4
+    assert workload.shard_bytes("params", one) == adapters
+    assert workload.shard_bytes("moments", one, "moment") == 2 * adapters + 2 * 4
     layers = L * (D * H * (N + 2 * K) + N * H * D + 3 * D * F + 2 * D)
-    assert workload.shard_bytes(workload.fixed, one) == 4 * (layers + V * D + D)
+    assert workload.shard_bytes("fixed", one) == 4 * (layers + V * D + D)
 
 
 # Bytes of all layers for each token, in bfloat16.
@@ -138,7 +138,7 @@ def test_microbatches_halve_what_grows_with_rows_and_double_the_gradients():
     half = Layout(**whole.sizes, microbatch_rows=B // 2, remat="full", attention="plain")
     one, two = estimate_memory(workload, whole), estimate_memory(workload, half)
     assert two.terms["kept activations"] == one.terms["kept activations"] / 2
-    assert two.terms["sums of gradients"] == workload.shard_bytes(workload.params, whole.sizes)
+    assert two.terms["sums of gradients"] == workload.shard_bytes("params", whole.sizes)
 
 
 def test_an_unused_axis_of_experts_makes_copies_of_tokens():

@@ -153,6 +153,15 @@ class Search:
         time = estimate_time(self.workload, layout, self.machine, links)
         return Candidate(layout, memory, time, memory.total <= self.limit)
 
+    def _best_of_mesh(self, sizes: Mapping[str, int], remats: Sequence[str]) -> list[Candidate]:
+        """The fastest that fits, or the smallest; none if there is no legal microbatch."""
+        of_mesh = [(estimate_memory(self.workload, one).total, one) for one in self.layouts(sizes, remats)]
+        fitting = [one for size, one in of_mesh if size <= self.limit]
+        smallest = [min(of_mesh, key=lambda pair: (pair[0], str(pair[1])))[1]] if of_mesh else []
+        links = links_of(self.machine, sizes, self.config.mesh.slice_axes)
+        scored = [self.score(layout, links) for layout in fitting or smallest]
+        return [min(scored, key=lambda one: one.key)] if scored else []
+
     def candidates(self, remats: Sequence[str] = tuple(REMAT_POLICIES)) -> list[Candidate]:
         """The best candidate of each legal mesh, ranked.
 
@@ -164,9 +173,7 @@ class Search:
             sizes = dict(zip(AXES, shape, strict=True))
             if not self.legal(sizes):
                 continue
-            links = links_of(self.machine, sizes, self.config.mesh.slice_axes)
-            of_mesh = [self.score(layout, links) for layout in self.layouts(sizes, remats)]
-            found += [min(of_mesh, key=lambda one: one.key)] if of_mesh else []
+            found += self._best_of_mesh(sizes, remats)
         if not found:
             raise ValueError(
                 f"no mesh of {self.machine.num_devices} devices suits this config. One of the reasons: "

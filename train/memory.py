@@ -57,9 +57,9 @@ def estimate_memory(workload: Workload, layout: Layout) -> Memory:
     """
     sizes, accumulates = layout.sizes, layout.microbatches(workload) > 1
     state = {
-        "parameters": workload.shard_bytes(workload.params, sizes),
-        "optimizer moments": workload.shard_bytes(workload.moments, sizes, "moment"),
-        "fixed parameters": workload.shard_bytes(workload.fixed, sizes),
+        "parameters": workload.shard_bytes("params", sizes),
+        "optimizer moments": workload.shard_bytes("moments", sizes, "moment"),
+        "fixed parameters": workload.shard_bytes("fixed", sizes),
     }
     held = {"weights in the compute dtype": cast_weights(workload, layout)} | _kept(workload, layout)
     grads = gradients(workload, sizes)
@@ -87,16 +87,8 @@ def cast_weights(workload: Workload, layout: Layout) -> float:
     """Layers' parameters in bfloat16, 2 bytes each; twice where the loop keeps them for the backward pass."""
     if workload.itemsize == 4:
         return 0
-    size = sum(
-        workload.shard_size(leaf, layout.sizes)
-        for leaf in (*workload.params, *workload.fixed)
-        if leaf.in_layers and _is_matrix(leaf.name)
-    )
-    return size * 2 * (2 if layout.remat == "none" and layout.stage == 1 else 1)
-
-
-def _is_matrix(name: str) -> bool:
-    return "norm" not in name and "/b_" not in name and "router" not in name
+    copies = 2 if layout.remat == "none" and layout.stage == 1 else 1
+    return workload.shard_bytes("matrices", layout.sizes) * 2 * copies
 
 
 def kept_bytes(workload: Workload, layout: Layout) -> float:
@@ -134,7 +126,7 @@ def _kept(workload: Workload, layout: Layout) -> dict[str, float]:
 
 def gradients(workload: Workload, sizes: Mapping[str, int]) -> float:
     """Float32, divided as the rules say of "gradient"."""
-    return sum(workload.shard_size(leaf, sizes, "gradient") * 4 for leaf in workload.params)
+    return workload.shard_bytes("params", sizes, "gradient")
 
 
 def _head_size(workload: Workload, layout: Layout) -> float:
@@ -168,22 +160,23 @@ def _gathered(workload: Workload, layout: Layout) -> float:
     others = {axis: 1 if axis == "fsdp" else size for axis, size in layout.sizes.items()}
     of_layer = 0.0
     for leaf in workload.params:
-        if leaf.in_layers and _is_matrix(leaf.name) and "fsdp" in workload.axes_of(leaf):
+        if leaf.is_matrix_of_layers and "fsdp" in workload.axes_of(leaf):
             of_layer += workload.shard_size(leaf, others) * layout.stage / leaf.shape[0]
     return of_layer * workload.itemsize
 
 
 def _working_set(workload: Workload, layout: Layout) -> float:
-    """What the backward pass of one layer has at once: that of its attention, or that of its MLP.
+    """What the backward pass of one layer has at once, computed again or on its way.
 
     A plain attention: (4 + 2 a) B N T T bytes for an itemsize of a. A fused one: queries, keys, values, their
     gradients, the output and its gradient, (4 N + 4 K) H numbers a token. An MLP: its hidden activations and their
-    gradients, 4 F numbers a token if gated, else 3 F. Each has the residual stream, its gradient and the normalised
-    input beside it.
+    gradients, 4 F numbers a token if gated, else 3 F. Beside them are the residual stream, its gradient and the
+    normalised input, and where "tensor" divides the matmuls, whole inputs and partial sums of both sublayers and of
+    their gradients, 8 D more.
     """
     m, a, tokens = workload.model, workload.itemsize, layout.tokens(workload)
     N, K, H, tensor = m.num_heads, m.num_kv_heads, m.size_of_head, layout.tensor
-    stream = 3 * tokens * m.d_model * a
+    stream = (3 if tensor == 1 else 11) * tokens * m.d_model * a
     heads = (4 * N + 4 * K) * H * tokens * a / tensor
     attention = heads
     if not layout.is_fused or layout.is_ring:
@@ -195,4 +188,4 @@ def _working_set(workload: Workload, layout: Layout) -> float:
         k = min(m.experts_per_token, m.num_experts // layout.expert)
         copies = tokens * (layout.expert * k if not m.expert_capacity else m.experts_per_token * m.expert_capacity)
         mlp = max(mlp if m.num_dense_layers else 0, copies * (wide * m.size_of_expert / tensor + 2 * m.d_model) * a)
-    return stream + max(attention, mlp)
+    return stream + attention + mlp

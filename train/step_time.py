@@ -148,7 +148,7 @@ def _traffic(workload: Workload, layout: Layout) -> float:
     """
     m, a, M = workload.model, workload.itemsize, layout.microbatches(workload)
     sizes, tokens = layout.sizes, layout.tokens(workload)
-    held = workload.shard_bytes(workload.params, sizes) + workload.shard_bytes(workload.moments, sizes, "moment")
+    held = workload.shard_bytes("params", sizes) + workload.shard_bytes("moments", sizes, "moment")
     grads = gradients(workload, sizes)
     update = 2 * held + grads
     layers = (m.num_layers + (m.encoder.num_layers if m.encoder else 0)) / layout.stage

@@ -50,6 +50,11 @@ class Leaf:
         """Whether it has a leading dim of layers."""
         return self.name.split("/")[0].endswith("layers")
 
+    @property
+    def is_matrix_of_layers(self) -> bool:
+        """Whether matmuls of the layers read it."""
+        return self.in_layers and not any(part in self.name for part in ("norm", "/b_", "router"))
+
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
@@ -90,23 +95,50 @@ class Workload:
         """Whether "tensor" divides the residual's length."""
         return "tensor" in dict(self.rules)["residual_length"]
 
+    @functools.cached_property
+    def _mesh_axes(self) -> dict[tuple[Any, ...], tuple[str, ...]]:
+        """What is found once for each (logical axes, of)."""
+        return {}
+
     def axes_of(self, leaf: Leaf, of: str = "") -> tuple[str, ...]:
         """The mesh axes that divide a leaf, or its "gradient" or "moment"."""
-        return _mesh_axes(self.rules, leaf.axes, of)
+        key = (leaf.axes, of)
+        if key not in self._mesh_axes:
+            table = dict(self.rules)
+            found = (axis for name in leaf.axes if name is not None for axis in table.get(f"{name}/{of}", table[name]))
+            self._mesh_axes[key] = tuple(found)
+        return self._mesh_axes[key]
 
     def shard_size(self, leaf: Leaf, sizes: Mapping[str, int], of: str = "") -> int:
         """Elements of a leaf, or of its "gradient" or "moment", that a device holds."""
         return leaf.size // math.prod(sizes[axis] for axis in self.axes_of(leaf, of))
 
-    def shard_bytes(self, leaves: tuple[Leaf, ...], sizes: Mapping[str, int], of: str = "") -> int:
-        """Bytes of leaves on a device."""
-        return sum(self.shard_size(leaf, sizes, of) * leaf.itemsize for leaf in leaves)
+    @functools.cached_property
+    def _grouped(self) -> dict[tuple[str, str], list[tuple[tuple[str, ...], int]]]:
+        """What is found once for each (part, of): bytes by the mesh axes that divide them."""
+        return {}
 
+    def shard_bytes(self, part: str, sizes: Mapping[str, int], of: str = "") -> int:
+        """Bytes of a part of the state that a device holds.
 
-@functools.cache
-def _mesh_axes(rules: Rules, axes: tuple[str | None, ...], of: str) -> tuple[str, ...]:
-    table = dict(rules)
-    return tuple(axis for name in axes if name is not None for axis in table.get(f"{name}/{of}", table[name]))
+        Args:
+            part: "params", "moments", "fixed", or "matrices", the layers' matrices at 1 byte an element.
+            sizes: of the mesh axes.
+            of: "gradient" or "moment", if it is that of the part.
+        """
+        if (part, of) not in self._grouped:
+            groups: dict[tuple[str, ...], int] = {}
+            for leaf in self._leaves(part):
+                axes = self.axes_of(leaf, of)
+                groups[axes] = groups.get(axes, 0) + leaf.size * (1 if part == "matrices" else leaf.itemsize)
+            self._grouped[part, of] = [*groups.items()]
+        found = self._grouped[part, of]
+        return sum(size // math.prod([sizes[axis] for axis in axes]) for axes, size in found)
+
+    def _leaves(self, part: str) -> tuple[Leaf, ...]:
+        if part == "matrices":
+            return tuple(leaf for leaf in (*self.params, *self.fixed) if leaf.is_matrix_of_layers)
+        return getattr(self, part)
 
 
 def workload_of(config: Any) -> Workload:
