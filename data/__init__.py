@@ -1,6 +1,7 @@
 """Text in, arrays out; imports no JAX code of the project and starts no JAX device."""
 
 from .batches import TrainingRows as TrainingRows
+from .batches import blank_row as blank_row
 from .batches import eval_batches as eval_batches
 from .batches import make_batches as make_batches
 from .batches import open_rows as open_rows

@@ -17,7 +17,8 @@ from .mixture import make_mixture
 from .preparation import prepare
 from .store import Corpus
 from .tasks import make_task
-from .tasks.task import Batch, BatchedRows, Rows
+from .tasks.task import Batch, BatchedRows, Rows, Setting
+from .tokenizer import Tokenizer
 
 
 def open_rows(config: DataConfig, corpus: Corpus, split: str, *, evaluating: bool = False) -> Rows:
@@ -28,6 +29,23 @@ def open_rows(config: DataConfig, corpus: Corpus, split: str, *, evaluating: boo
     """
     documents = range(corpus.parts(split)[-1].stop)
     return make_task(config).open(corpus, split, config, documents, evaluating=evaluating)
+
+
+def blank_row(config: DataConfig, *, num_classes: int = 0) -> Batch:
+    """A row of padding as training reads it, without a corpus: its names, shapes and types are those of all rows.
+
+    Args:
+        config: says the task and the length.
+        num_classes: of labels, where a row says of each whether it has it.
+    """
+    tokenizer = cast(Tokenizer, _NoTokenizer())
+    return make_task(config).padding(Setting(tokenizer, config, ("",) * num_classes))
+
+
+class _NoTokenizer:
+    """Padding is all that a blank row asks of a tokenizer."""
+
+    pad_id = 0
 
 
 class TrainingRows:

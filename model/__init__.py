@@ -13,6 +13,7 @@ from .cache import init_cache as init_cache
 from .choice import Choice as Choice
 from .choice import parse_choice as parse_choice
 from .config import TransformerConfig as TransformerConfig
+from .flops import attention_flops as attention_flops
 from .flops import count_params as count_params
 from .flops import forward_flops as forward_flops
 from .flops import recomputed_flops as recomputed_flops

@@ -92,33 +92,61 @@ def seen_positions(length: int, window: int, *, causal: bool = True) -> float:
     return before if causal else 2 * before - 1
 
 
-def forward_flops(config: TransformerConfig, length: int, *, causal: bool = True) -> float:
-    """Matmul operations of one forward pass over one sequence, head included.
+def forward_flops(
+    config: TransformerConfig, length: int, *, encoder_length: int = 0, causal: bool = True, logits: bool = True
+) -> float:
+    """Matmul operations of one forward pass over one sequence.
 
     Args:
         config: the model.
-        length: tokens T in the sequence; of an encoder-decoder, in each of the two.
+        length: tokens T in the sequence; of an encoder-decoder, those of the decoder.
+        encoder_length: tokens S of the encoder of an encoder-decoder; 0 is as many as `length`.
         causal: count only the pairs that the mask lets through; False counts all T * T, which is what a
             plain implementation executes.
+        logits: whether those of the vocabulary are computed, which an objective on classes does without.
 
     Returns:
         Operations for the whole sequence. A training step takes three times as many: the backward pass
         has two matmuls for each one forward.
     """
-    total = 0.0 if config.image else config.padded_vocab_size * config.d_model
-    total += config.d_model**2 if config.head == "transform" else 0
+    T, S = length, encoder_length or length
+    total = 0.0
+    if logits:
+        total += T * (0 if config.image else config.padded_vocab_size * config.d_model)
+        total += T * (config.d_model**2 if config.head == "transform" else 0)
     for c in filter(None, (config, config.encoder)):
-        sizes, latent = _sizes(c), c.choice("latent_attention")
-        wide = c.size_of_head + latent.rope + latent.value if latent.kind else 2 * c.size_of_head
-        has_memory = c is config and config.encoder is not None
+        sizes, tokens = _sizes(c), S if c is config.encoder else T
         experts = c.experts_per_token * sizes["expert"] + sizes["router"] + sizes["shared"]
-        for i, window in enumerate(c.window_of_layers):
-            seen = seen_positions(length, window, causal=c.is_causal) if causal else length
-            seen = 0 if c.block == "lstm" else seen
-            total += sizes["attention"] * (2 if has_memory else 1)
-            total += c.num_heads * wide * (seen + (length if has_memory else 0))  # logits, and what they weigh
-            total += experts if c.num_experts and i >= c.num_dense_layers else sizes["mlp"]
-    return 2.0 * length * total
+        of_experts = c.num_layers - c.num_dense_layers if c.num_experts else 0
+        total += tokens * c.num_layers * sizes["attention"]
+        total += tokens * (of_experts * experts + (c.num_layers - of_experts) * sizes["mlp"])
+        if c is config and config.encoder is not None:  # keys and values of what the encoder read
+            of_memory = 2 * c.d_model * c.size_of_head * c.num_kv_heads
+            total += c.num_layers * (T * (sizes["attention"] - of_memory) + S * of_memory)
+    return 2.0 * total + attention_flops(config, length, encoder_length=encoder_length, causal=causal)
+
+
+def attention_flops(config: TransformerConfig, length: int, *, encoder_length: int = 0, causal: bool = True) -> float:
+    """Of `forward_flops`, attention's two products: queries with keys, and weights with values.
+
+    Args:
+        config: see `forward_flops`.
+        length: see `forward_flops`.
+        encoder_length: see `forward_flops`.
+        causal: see `forward_flops`.
+    """
+    T, S = length, encoder_length or length
+    total = 0.0
+    for c in filter(None, (config, config.encoder)):
+        if c.block == "lstm":
+            continue
+        tokens, latent = S if c is config.encoder else T, c.choice("latent_attention")
+        wide = c.size_of_head + latent.rope + latent.value if latent.kind else 2 * c.size_of_head
+        seen = [seen_positions(tokens, w, causal=c.is_causal) if causal else tokens for w in c.window_of_layers]
+        total += tokens * c.num_heads * wide * sum(seen)
+        if c is config and config.encoder is not None:
+            total += T * S * c.num_layers * c.num_heads * wide
+    return 2.0 * total
 
 
 def recomputed_flops(config: TransformerConfig, length: int, remat: str, *, fused: bool) -> float:

@@ -36,6 +36,7 @@ from .schedules import Schedule as Schedule
 from .schedules import make_schedule as make_schedule
 from .sharding import BATCH_AXES as BATCH_AXES
 from .sharding import RULES as RULES
+from .sharding import array_sharding as array_sharding
 from .sharding import batch_sharding as batch_sharding
 from .sharding import check_rows as check_rows
 from .sharding import divides_parameters as divides_parameters

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from .hlo import ArrayShape, Computation, Instruction, Program, parse_program
+from .hlo import ArrayShape, Instruction, Program, parse_program
+from .loops import PASS_THROUGH, Call, Calls, outside_fusions
 
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "ragged-all-to-all", "collective-permute")
 KINDS += ("collective-broadcast",)
-_PASS_THROUGH = ("bitcast", "copy", "reshape", "transpose", "convert", "optimization-barrier")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ def collectives(text: str, axis_sizes: Mapping[str, int], *, sliced_all_reduce: 
         collectives(step.lower(state, batch).compile().as_text(), mesh.shape)
     """
     walk = _Walk(parse_program(text), axis_sizes, sliced_all_reduce)
-    return list(walk.computation(_Call(walk.program.computations[walk.program.entry], None, None), ()))
+    return list(walk.computation(walk.calls.entry, ()))
 
 
 def totals(found: list[Collective], *, min_size: int = 2) -> Totals:
@@ -128,56 +128,49 @@ def format_collectives(found: list[Collective]) -> str:
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Call:
-    """A computation, the instruction that called it, and where that one stands."""
-
-    computation: Computation
-    site: Instruction | None
-    caller: "_Call | None"
-
-
 class _Walk:
     """Follows a program from its entry through everything it calls."""
 
     def __init__(self, program: Program, axis_sizes: Mapping[str, int], sliced_all_reduce: bool):
-        self.program, self.axis_sizes, self.sliced_all_reduce = program, axis_sizes, sliced_all_reduce
-        self.counted: set[tuple[_Call, str]] = set()  # TPUs spread one collective over a chain of fusions
+        self.calls, self.program = Calls(program), program
+        self.axis_sizes, self.sliced_all_reduce = axis_sizes, sliced_all_reduce
+        self.counted: set[tuple[Call, str]] = set()  # TPUs spread one collective over a chain of fusions
 
-    def computation(self, call: _Call, trips: tuple[int, ...]) -> Iterator[Collective]:
+    def computation(self, call: Call, trips: tuple[int, ...]) -> Iterator[Collective]:
         for instruction in call.computation.instructions.values():
             yield from self.instruction(call, instruction, trips)
 
-    def instruction(self, call: _Call, instruction: Instruction, trips: tuple[int, ...]) -> Iterator[Collective]:
+    def instruction(self, call: Call, instruction: Instruction, trips: tuple[int, ...]) -> Iterator[Collective]:
         kind = instruction.opcode.removesuffix("-start")
         if kind in KINDS:
             yield from self.collective(call, instruction, kind, trips)
         elif instruction.opcode == "while":
             body = instruction.attribute(r"\bbody=%?([\w.-]+)")
-            inside = list(self.computation(self.enter(call, instruction, body), trips))
+            inside = list(self.computation(self.calls.enter(call, instruction, body), trips))
             if inside:
-                iterations = self.trip_count(call, instruction)
+                iterations = self.calls.trip_count(call, instruction)
+                if iterations is None:
+                    raise ValueError(
+                        f"the loop {instruction.name} has collectives in it, but not a known number of iterations"
+                    )
                 at = len(trips)
                 for one in inside:
                     yield dataclasses.replace(one, trips=(*one.trips[:at], iterations, *one.trips[at:]))
         elif instruction.opcode == "conditional":
             branches = [
-                list(self.computation(self.enter(call, instruction, name), trips)) for name in instruction.called
+                list(self.computation(self.calls.enter(call, instruction, name), trips)) for name in instruction.called
             ]
             yield from max(branches, key=lambda branch: sum(one.bytes * one.runs for one in branch))
         elif instruction.opcode in ("fusion", "call", "async-start"):
             for name in instruction.called:
-                yield from self.computation(self.enter(call, instruction, name), trips)
-
-    def enter(self, call: _Call, site: Instruction, name: str | None) -> _Call:
-        return _Call(self.program.computations[name or ""], site, call)
+                yield from self.computation(self.calls.enter(call, instruction, name), trips)
 
     def collective(
-        self, call: _Call, instruction: Instruction, kind: str, trips: tuple[int, ...]
+        self, call: Call, instruction: Instruction, kind: str, trips: tuple[int, ...]
     ) -> Iterator[Collective]:
         chain = instruction.attribute(r'\bchain_id="(\w+)"')
         if chain is not None:
-            key = (_outside_fusions(call), chain)
+            key = (outside_fusions(call), chain)
             if key in self.counted:
                 return
             self.counted.add(key)
@@ -215,42 +208,7 @@ class _Walk:
             return (_times(first, len(instruction.elements)),)
         return instruction.arrays()
 
-    def trip_count(self, call: _Call, loop: Instruction) -> int:
-        """From XLA's own analysis, or from a condition that compares a counter with a constant."""
-        config = loop.attribute(r'"known_trip_count":\{"n":"(\d+)"\}')
-        if config is not None:
-            return int(config)
-        condition = self.program.computations[loop.attribute(r"\bcondition=%?([\w.-]+)") or ""]
-        compared = self.compared(condition)
-        if compared is None:
-            raise ValueError(f"the loop {loop.name} has collectives in it, but not a known number of iterations")
-        index, limit, includes_limit = compared
-        start = self.constant(call, loop.operands[0], index)
-        return max(0, limit + includes_limit - (start or 0))
-
-    def compared(self, condition: Computation) -> tuple[int, int, bool] | None:
-        """The loop variable's place in the tuple, the constant that bounds it, and whether the bound is included."""
-        root, values = condition.root, condition.instructions
-        operands = [values[name] for name in root.operands if name in values]
-        if root.opcode == "fusion":
-            root = self.program.computations[root.called[0]].root
-        direction = root.attribute(r"direction=(LT|LE)")
-        counters = [one for one in operands if one.opcode == "get-tuple-element"]
-        limits = [one for one in operands if one.opcode == "constant"]
-        if root.opcode != "compare" or not direction or len(counters) != 1 or len(limits) != 1:
-            return None
-        return int(counters[0].attribute(r"index=(\d+)") or 0), int(limits[0].operands[0]), direction == "LE"
-
-    def constant(self, call: _Call, name: str, index: int) -> int | None:
-        """The number at a place of a tuple, if it is a constant."""
-        value = call.computation.instructions[name]
-        if value.opcode == "tuple":
-            value = call.computation.instructions[value.operands[index]]
-        while value.opcode in _PASS_THROUGH:
-            value = call.computation.instructions[value.operands[0]]
-        return int(value.operands[0]) if value.opcode == "constant" else None
-
-    def keeps_own_part(self, call: _Call, instruction: Instruction, index: int, parts: int) -> bool:
+    def keeps_own_part(self, call: Call, instruction: Instruction, index: int, parts: int) -> bool:
         """Whether all that is used of a result is the slice that belongs to the device."""
         if len(instruction.elements) == 1:
             return self.only_sliced(call, instruction, parts)
@@ -263,15 +221,15 @@ class _Walk:
             user.opcode == "get-tuple-element" and self.only_sliced(call, user, parts) for user in users
         )
 
-    def only_sliced(self, call: _Call, value: Instruction, parts: int) -> bool:
+    def only_sliced(self, call: Call, value: Instruction, parts: int) -> bool:
         users = call.computation.users[value.name]
         return bool(users) and not value.is_root and all(self.is_slice(call, user, value, parts) for user in users)
 
-    def is_slice(self, call: _Call, user: Instruction, value: Instruction, parts: int) -> bool:
-        if user.opcode in (*_PASS_THROUGH, "all-reduce-done"):
+    def is_slice(self, call: Call, user: Instruction, value: Instruction, parts: int) -> bool:
+        if user.opcode in (*PASS_THROUGH, "all-reduce-done"):
             return self.only_sliced(call, user, parts)
         if user.opcode == "fusion":
-            inner = self.enter(call, user, user.called[0])
+            inner = self.calls.enter(call, user, user.called[0])
             places = [i for i, operand in enumerate(user.operands) if operand == value.name]
             return all(self.only_sliced(inner, inner.computation.parameters[i], parts) for i in places)
         if user.opcode != "dynamic-slice" or user.operands[0] != value.name:
@@ -280,7 +238,7 @@ class _Walk:
             self.knows_device(call, offset, None) for offset in user.operands[1:]
         )
 
-    def knows_device(self, call: _Call, name: str, index: int | None) -> bool:
+    def knows_device(self, call: Call, name: str, index: int | None) -> bool:
         """Whether a value (or one of a tuple) is computed from the number of the device."""
         value = call.computation.instructions.get(name)
         if value is None:
@@ -298,13 +256,6 @@ class _Walk:
         if value.opcode == "tuple" and index is not None:
             operands = (operands[index],)
         return any(self.knows_device(call, operand, None) for operand in operands)
-
-
-def _outside_fusions(call: _Call) -> _Call:
-    """Where a fused computation runs."""
-    while call.site is not None and call.site.opcode == "fusion" and call.caller is not None:
-        call = call.caller
-    return call
 
 
 def _times(shape: ArrayShape, parts: int) -> ArrayShape:

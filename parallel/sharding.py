@@ -135,6 +135,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES, "context"))
 
 
+def array_sharding(mesh: Mesh, rank: int) -> NamedSharding:
+    """The sharding of a batch's array of that many dims: only those of rank 2 have a length to divide."""
+    return batch_sharding(mesh) if rank == 2 else NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
 def check_rows(mesh: Mesh | AbstractMesh, batch_size: int) -> None:
     """Checks that the mesh divides the rows of the global batch.
 
@@ -176,17 +181,15 @@ def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array]
     Returns:
         Global arrays (B, T); where the mesh divides the length, in `zigzag_order`.
     """
-    num_shards, by_rows = mesh.shape["context"], NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    num_shards = mesh.shape["context"]
     parts = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
     local_parts = len(local_rows(mesh, parts))
 
     def place(array: np.ndarray) -> Array:
-        has_length = array.ndim == 2
-        if has_length and num_shards > 1:
+        if array.ndim == 2 and num_shards > 1:
             array = array[:, zigzag_order(array.shape[1], num_shards)]
         shape = (array.shape[0] * parts // local_parts, *array.shape[1:])
-        sharding = batch_sharding(mesh) if has_length else by_rows
-        return jax.make_array_from_process_local_data(sharding, array, global_shape=shape)
+        return jax.make_array_from_process_local_data(array_sharding(mesh, array.ndim), array, global_shape=shape)
 
     return {name: place(array) for name, array in batch.items()}
 

@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
-from parallel import batch_sharding, on_mesh
+from data import DataConfig, blank_row
+from parallel import array_sharding, on_mesh
 
-from .compose import rules_of
+from .compose import make_model, rules_of
 from .state import abstract_state
 from .step import make_train_step
 
@@ -46,10 +47,15 @@ class Compiled:
 
 
 def abstract_batch(config: Any, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes, dtypes and shardings of the batch that a step takes."""
-    shape, sharding = (config.data.batch_size, config.data.seq_len), batch_sharding(mesh)
-    dtypes = dict.fromkeys(("inputs", "targets", "segment_ids", "positions"), jnp.int32) | {"weights": jnp.float32}
-    return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, dtype in dtypes.items()}
+    """Shapes, dtypes and shardings of the batch that a step takes: the config's task says which arrays there are."""
+    B, classes = config.data.batch_size, make_model(config).config.choice("classifier")
+    row = blank_row(DataConfig.of(config.data), num_classes=classes.classes if classes.kind else 0)
+
+    def of(array: np.ndarray) -> jax.ShapeDtypeStruct:
+        shape = (B, *array.shape)
+        return jax.ShapeDtypeStruct(shape, array.dtype, sharding=array_sharding(mesh, len(shape)))
+
+    return {name: of(array) for name, array in row.items()}
 
 
 def lower_step(config: Any, mesh: Mesh) -> jax.stages.Lowered:

@@ -13,7 +13,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from data import Corpus, DataConfig, TrainingRows, make_batches, open_rows, prepare
-from model import count_params, forward_flops
+from model import count_params
 from parallel import check_platform, has_accelerator, in_turns, local_rows, make_mesh, shard_batch, start
 
 from .best import Best
@@ -21,6 +21,7 @@ from .checkpoint import Checkpoints
 from .compose import attention_of, make_model, preflight, schedule_of
 from .distill import check_same_meaning
 from .evaluation import evaluate, figures_of_answers, make_eval_step
+from .flops import step_work
 from .initial import adopt, first_state, fresh_parameters
 from .interrupt import Interrupt
 from .metrics import Recorder, peak_flops
@@ -181,13 +182,13 @@ def _chosen(config: Any, mesh: Mesh, state: TrainState, best: Best, checkpoints:
 
 
 def _recorder(config: Any, mesh: Mesh, workdir: epath.Path, start: int, writes: bool) -> Recorder:
-    flops = 3 * config.data.batch_size * forward_flops(make_model(config).config, config.data.seq_len)
+    tokens, flops = step_work(config)
     peak = peak_flops(jax.devices()[0].device_kind)
     return Recorder(
         workdir,
         start=start,
         num_steps=config.train.steps,
-        tokens_per_step=config.data.batch_size * config.data.seq_len,
+        tokens_per_step=tokens,
         flops_per_step=flops,
         peak=peak and peak * mesh.size,
         writes=writes,

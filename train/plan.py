@@ -10,21 +10,25 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 from etils import epath
 
 from data.command_line import read_command_line
 from parallel import parse_machine
 
 from .candidates import Candidate
-from .plan_compiled import compiled_memory
+from .compile import to_json
+from .compiled import Reading
+from .plan_compiled import compiled_candidate
 from .plan_picture import draw_plan
-from .plan_text import DAY, LABEL, budget_line, describe, parse_quantity, table, why_first, why_nothing_fits
+from .plan_text import DAY, GIB, LABEL, budget_line, describe, parse_quantity, table, why_first, why_nothing_fits
 from .planning import Plan, make_plan, overrides, parse_mesh
 from .runtime import run_command
+from .step_time import StepTime
 
 OPTIONS = {
     "topology": (None, "v5e:16x16, v5p:4x4x4, v6e:8x8, v4:2x2x2, tpu7x:2x2x2, gpu:h100:8x16, gpu:h200:1, cpu:8"),
-    "num-slices": (1, "TPU slices of that shape, which the data-centre network joins"),
+    "num_slices": (1, "TPU slices of that shape, which the data-centre network joins"),
     "mesh": ("", "only this one, such as data=4,fsdp=16, with the config's microbatch and remat"),
     "top": (5, "lines of the table"),
     "compile": (0, "how many of the best are compiled; their memory is then the compiler's"),
@@ -35,10 +39,12 @@ OPTIONS = {
 
 def main(argv: list[str]) -> int:
     """The command; exits with 1 if nothing fits."""
+    argv = [argument.replace("--num-slices", "--num_slices", 1) for argument in argv]
     argv = [{"--no-compile": "--compile=0"}.get(argument, argument) for argument in argv]
+    jax.config.update("jax_platforms", "cpu")  # an accelerator that is here may be busy, and is not needed
     arguments = read_command_line(argv, "train.plan", __doc__ or "", options=OPTIONS)
     flags, config = arguments.flags, arguments.config
-    machine = parse_machine(flags["topology"], flags["num-slices"])
+    machine = parse_machine(flags["topology"], flags["num_slices"])
     tokens = parse_quantity(flags["budget"]) if flags["budget"] else 0.0
     mesh = parse_mesh(flags["mesh"], machine.num_devices) if flags["mesh"] else None
     plan = make_plan(config, machine, mesh=mesh)
@@ -59,8 +65,8 @@ def main(argv: list[str]) -> int:
     return 0 if best.fits else 1
 
 
-def compile_best(config: Any, plan: Plan, count: int) -> tuple[Plan, dict[Candidate, str]]:
-    """Compiles the first candidates, puts the compiler's memory in the place of the estimate, and ranks them anew.
+def compile_best(config: Any, plan: Plan, count: int) -> tuple[Plan, dict[Candidate, Reading]]:
+    """Compiles the first candidates, puts what the compiler says in the place of the estimates, and ranks them anew.
 
     Args:
         config: the whole config.
@@ -68,25 +74,36 @@ def compile_best(config: Any, plan: Plan, count: int) -> tuple[Plan, dict[Candid
         count: how many are compiled.
 
     Returns:
-        The plan, and what the compiler said of each.
+        The plan, and the compiler's readings.
     """
-    said: dict[Candidate, str] = {}
-    first = []
+    said: dict[Candidate, Reading] = {}
     for one in plan.candidates[:count]:
-        memory, fits, message = compiled_memory(config, one, plan.machine)
-        measured = dataclasses.replace(one, memory=memory or one.memory, fits=fits)
-        said[measured] = message
-        print(f"compiled {describe(one)}: {message}", flush=True)
-        first.append(measured)
-    rest = plan.candidates[count:]
-    return dataclasses.replace(plan, candidates=(*sorted(first, key=lambda one: one.key), *rest)), said
+        memory, reading = compiled_candidate(config, one, plan.machine)
+        read = dataclasses.replace(one, memory=memory, fits=reading.memory.fits)
+        if not reading.memory.by_compiler:
+            read = dataclasses.replace(read, time=with_reading(one.time, reading))
+        said[read] = reading
+        print(f"compiled {describe(one)} in {reading.compile_s:.0f} s: {memory.total / GIB:.2f} GiB", flush=True)
+    first = sorted(said, key=lambda one: one.key)
+    return dataclasses.replace(plan, candidates=(*first, *plan.candidates[count:])), said
 
 
-def write(config: Any, plan: Plan, out: str, *, top: int, tokens: float, compiled: dict[Candidate, str]) -> None:
+def with_reading(time: StepTime, reading: Reading) -> StepTime:
+    """The bounds with the compiler's own: cycles of its operations, and the bytes that its collectives move."""
+    return dataclasses.replace(
+        time,
+        compute=reading.compute_s,
+        memory=min(time.memory, reading.compute_s),  # is in the cycles
+        network=reading.network_s,
+        waiting=0.0,  # so are the ticks in which a stage computes what is dropped
+    )
+
+
+def write(config: Any, plan: Plan, out: str, *, top: int, tokens: float, compiled: dict[Candidate, Reading]) -> None:
     """Writes plan.json, plan.svg and override.txt."""
     directory = epath.Path(out).expanduser()
     directory.mkdir(parents=True, exist_ok=True)
-    rows = [as_json(config, plan, one, compiled.get(one, "")) for one in plan.candidates[:top]]
+    rows = [as_json(config, plan, one, compiled.get(one)) for one in plan.candidates[:top]]
     result = {
         "label": LABEL,
         "config": config.name,
@@ -104,7 +121,7 @@ def write(config: Any, plan: Plan, out: str, *, top: int, tokens: float, compile
     draw_plan(plan, f"{config.name} on {plan.machine.name}", Path(directory / "plan.svg"), top=top)
 
 
-def as_json(config: Any, plan: Plan, one: Candidate, compiled: str) -> dict[str, Any]:
+def as_json(config: Any, plan: Plan, one: Candidate, compiled: Reading | None) -> dict[str, Any]:
     """A candidate for programs to read; seconds and bytes."""
     time = one.time
     return {
@@ -116,8 +133,8 @@ def as_json(config: Any, plan: Plan, one: Candidate, compiled: str) -> dict[str,
         "memory_bytes": round(one.memory.total),
         "usable_bytes": plan.machine.chip.usable_bytes,
         "memory_terms": {name: round(size) for name, size in one.memory.terms.items()},
-        "memory_from": "compiler" if compiled else "estimate",
-        "compiler": compiled,
+        "figures_from": "compiler" if compiled else "estimate",
+        "compiler": None if compiled is None else to_json(config, compiled),
         "fullest_at": one.memory.moment,
         "seconds": {"compute": time.compute, "memory": time.memory, "network": time.network},
         "seconds_by_axis": dict(time.by_axis),

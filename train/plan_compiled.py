@@ -2,15 +2,16 @@
 
 from typing import Any
 
-from parallel import Machine, make_mesh, topology_devices
+from parallel import Machine
 
-from .ahead import compile_and_listen, lower_step
 from .candidates import Candidate
+from .compile import compile_step
+from .compiled import Reading
 from .memory import Memory
 from .planning import overrides
 
 
-def compiled_memory(config: Any, candidate: Candidate, machine: Machine) -> tuple[Memory | None, bool, str]:
+def compiled_candidate(config: Any, candidate: Candidate, machine: Machine) -> tuple[Memory, Reading]:
     """Compiles a candidate's step ahead of time.
 
     Args:
@@ -19,24 +20,15 @@ def compiled_memory(config: Any, candidate: Candidate, machine: Machine) -> tupl
         machine: which need not be here.
 
     Returns:
-        The memory as the compiler reports it, or None if the program does not fit; whether it does; and a line.
+        The memory in the compiler's terms, and its whole reading.
+
+    Raises:
+        ValueError: the compiler is not installed, or the config is not for this machine.
     """
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.update_from_flattened_dict(overrides(config, candidate, machine))
-    mesh = make_mesh(config.mesh, devices=topology_devices(machine))
-    try:
-        program = compile_and_listen(lower_step(config, mesh)).program
-    except Exception as error:  # XLA's, of which only the text tells what it is
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return None, False, str(error).splitlines()[0]
-    stats = program.memory_analysis()
-    assert stats is not None, "the compiler says nothing about memory"
-    state, peak = stats.argument_size_in_bytes, stats.peak_memory_in_bytes
-    memory = Memory("compiled", {"temporaries": peak - state, "state": state})
-    return (
-        memory,
-        peak <= machine.chip.usable_bytes,
-        f"{peak / 2**30:.2f} GiB a chip, of which {state / 2**30:.2f} state",
-    )
+    reading = compile_step(config, machine)
+    said = reading.memory
+    terms = {"state and batch": said.arguments, "temporaries": said.needed - said.arguments}
+    return Memory("compiled", terms), reading

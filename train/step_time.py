@@ -14,7 +14,7 @@ network, its time comes on top: the real step lies between, if kernels reach the
 import dataclasses
 from collections.abc import Mapping
 
-from model import forward_flops, recomputed_flops
+from model import attention_flops, recomputed_flops
 from parallel import NO_REDUCE_SCATTER, Link, Machine
 
 from .budget import LOWERINGS, budget_of
@@ -89,22 +89,23 @@ def estimate_time(workload: Workload, layout: Layout, machine: Machine, links: M
         links: of its mesh axes, as `parallel.links_of` finds them.
     """
     chip, model = machine.chip, workload.model
-    sequences = 3 * workload.rows
-    forward = forward_flops(model, workload.length, causal=True)
-    executed = forward if layout.is_fused else forward_flops(model, workload.length, causal=False)
+    executed = workload.flops
+    if not layout.is_fused:  # what the mask hides is computed too
+        hidden = attention_flops(model, workload.length, causal=False) - attention_flops(model, workload.length)
+        executed += 3 * workload.rows * hidden
     again = recomputed_flops(model, workload.length, layout.remat, fused=layout.is_fused)
     # A stage computes its layers again from their inputs, whatever they keep within.
     if layout.stage > 1:
-        again += forward_flops(model, workload.length, causal=layout.is_fused)
+        again += recomputed_flops(model, workload.length, "full", fused=layout.is_fused)
     peak = peak_flops_of(machine, model.dtype)
     by_axis = _network(workload, layout, machine, links)
     return StepTime(
-        compute=(sequences * executed + workload.rows * again) / layout.num_devices / peak,
+        compute=(executed + workload.rows * again) / layout.num_devices / peak,
         memory=_traffic(workload, layout) / chip.hbm_bandwidth,
         network=sum(by_axis.values()),
         by_axis=by_axis,
         waiting=_waiting(workload, layout),
-        model_flops=sequences * forward,
+        model_flops=workload.flops,
         peak=peak * layout.num_devices,
         tokens=workload.tokens,
     )

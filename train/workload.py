@@ -19,6 +19,7 @@ from parallel import abstract_mesh
 from parallel.sharding import Rules
 
 from .compose import make_model, rules_of
+from .flops import lengths_of, step_work
 from .objective import objective_name
 from .parameters import parameter_name
 from .state import abstract_state, logical_axes
@@ -67,8 +68,10 @@ class Workload:
         fixed: parameters that a step reads and does not change.
         rules: from logical axes to mesh axes.
         rows: of the global batch.
-        length: tokens of a row; of an encoder-decoder, of each of the two.
+        length: tokens of a row; an encoder-decoder is taken to read as many.
         objective: a key of `train.objective.OBJECTIVES`.
+        tokens: of a step, padding and those of an encoder included.
+        flops: of a step, all devices together, as MFU counts them (`train.flops.step_work`).
     """
 
     model: TransformerConfig
@@ -79,16 +82,13 @@ class Workload:
     rows: int
     length: int
     objective: str
+    tokens: int
+    flops: float
 
     @property
     def itemsize(self) -> int:
         """Bytes of an activation."""
         return 2 if self.model.dtype == "bfloat16" else 4
-
-    @property
-    def tokens(self) -> int:
-        """Of a step, padding included; of an encoder-decoder those that the decoder reads."""
-        return self.rows * self.length
 
     @functools.cached_property
     def divides_length(self) -> bool:
@@ -156,6 +156,7 @@ def workload_of(config: Any) -> Workload:
             f"config.model.image={config.model.image!r}: the planner counts tokens; plan a model of text, or measure "
             "with --config.train.steps=5"
         )
+    tokens, flops = step_work(config)
     return Workload(
         model=model,
         params=_leaves(state.params, names),
@@ -164,8 +165,10 @@ def workload_of(config: Any) -> Workload:
         + _leaves(state.fixed.get("teacher", {}), {}),
         rules=rules_of(config),
         rows=config.data.batch_size,
-        length=config.data.seq_len,
+        length=lengths_of(config)[0],
         objective=objective_name(config),
+        tokens=tokens,
+        flops=flops,
     )
 
 

@@ -7,7 +7,8 @@ from ..config import DataConfig
 from ..store import Corpus
 from ..tokenizer import Tokenizer
 from ..windows import Windows
-from .task import TEXT, Fields, Rows
+from .task import TEXT, Batch, Fields, Rows, Setting
+from .written import no_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,10 @@ class CausalLM:
     def texts(self, fields: Fields) -> Iterator[str]:
         """The document."""
         yield fields["text"]
+
+    def padding(self, setting: Setting) -> Batch:
+        """A row without text."""
+        return no_tokens(setting)
 
     def open(self, corpus: Corpus, split: str, config: DataConfig, documents: range, *, evaluating: bool) -> Rows:
         """Windows, see there."""

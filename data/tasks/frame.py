@@ -72,9 +72,16 @@ def check_frame(config: DataConfig, least: int) -> None:
         )
 
 
-def blank(setting: Setting, *, ids: Sequence[str] = ("inputs",), ints: Sequence[str] = (), floats: Sequence[str] = ()):
+def blank(
+    setting: Setting,
+    *,
+    ids: Sequence[str] = ("inputs",),
+    ints: Sequence[str] = (),
+    floats: Sequence[str] = (),
+    length: int = 0,
+) -> Batch:
     """A row of padding (T,): pad_id in `ids`, 0 elsewhere, and everywhere "segment_ids" and "positions"."""
-    length = setting.config.seq_len
+    length = length or setting.config.seq_len
     row: Batch = {name: np.full(length, setting.tokenizer.pad_id, np.int32) for name in ids}
     row |= {name: np.zeros(length, np.int32) for name in (*ints, "segment_ids", "positions")}
     return row | {name: np.zeros(length, np.float32) for name in floats}

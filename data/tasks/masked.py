@@ -13,9 +13,11 @@ from ..store import Corpus
 from ..tokenizer import Tokenizer
 from ..windows import Windows
 from ..words import Words
-from .next_sentence import Pairs
+from .frame import blank
+from .next_sentence import Pairs, no_pair
 from .special import check_mask, ordinary_ids, special_ids
-from .task import TEXT, Batch, Fields, Rows
+from .task import TEXT, Batch, Fields, Rows, Setting
+from .written import no_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +55,11 @@ class MaskedLM:
     def texts(self, fields: Fields) -> Iterator[str]:
         """The document."""
         yield fields["text"]
+
+    def padding(self, setting: Setting) -> Batch:
+        """A row without text, or without two."""
+        pair = blank(setting, ints=("token_types",)) | no_pair() if self.next_sentence else {}
+        return no_tokens(setting) | pair
 
     def open(self, corpus: Corpus, split: str, config: DataConfig, documents: range, *, evaluating: bool) -> Rows:
         """Windows, or pairs, with hidden tokens; those of an evaluation are always the same."""

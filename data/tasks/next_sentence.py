@@ -89,5 +89,9 @@ class Pairs:
     def padding(self) -> Batch:
         """A row without texts."""
         empty = {name: np.zeros(0, np.int32) for name in ("inputs", "token_types")}
-        scalars = {"labels": np.array(0, np.int32), "pair_weights": np.array(0, np.float32)}
-        return self._padded(empty) | scalars
+        return self._padded(empty) | no_pair()
+
+
+def no_pair() -> Batch:
+    """What a row says of its two texts, where there are none."""
+    return {"labels": np.array(0, np.int32), "pair_weights": np.array(0, np.float32)}

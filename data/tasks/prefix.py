@@ -12,7 +12,9 @@ from ..config import DataConfig
 from ..store import Corpus
 from ..tokenizer import Tokenizer
 from ..windows import Windows
-from .task import TEXT, Batch, Fields, Rows
+from .frame import blank
+from .task import TEXT, Batch, Fields, Rows, Setting
+from .written import no_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,10 @@ class PrefixLM:
     def texts(self, fields: Fields) -> Iterator[str]:
         """The document."""
         yield fields["text"]
+
+    def padding(self, setting: Setting) -> Batch:
+        """A row without text."""
+        return no_tokens(setting) | blank(setting, ints=("order",))
 
     def open(self, corpus: Corpus, split: str, config: DataConfig, documents: range, *, evaluating: bool) -> Rows:
         """Windows with prefixes; those of an evaluation are always the same."""

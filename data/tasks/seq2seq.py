@@ -13,7 +13,7 @@ from ..examples import open_examples
 from ..tokenizer import Tokenizer
 from .frame import check_frame
 from .task import Batch, Fields, Prompt, Setting
-from .written import next_tokens, no_tokens
+from .written import next_tokens, no_source_and_target, no_tokens
 
 _PAIR = {"source": (str,), "target": (str,)}
 _STARTS = ("pad", "bos", "eos")
@@ -94,9 +94,8 @@ class Seq2Seq:
 
     def padding(self, setting: Setting) -> Batch:
         """A row without text, (T,) and (S,)."""
-        length = self.source_length or setting.config.seq_len
-        row = no_tokens(setting) | {"encoder_inputs": np.full(length, setting.tokenizer.pad_id, np.int32)}
-        return row | {f"encoder_{name}": np.zeros(length, np.int32) for name in ("segment_ids", "positions")}
+        length = setting.config.seq_len
+        return no_source_and_target(setting, self.source_length or length, length)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,8 @@ from ..store import Corpus
 from ..tokenizer import Tokenizer
 from ..windows import Windows
 from .special import check_sentinels, sentinels
-from .task import TEXT, Batch, Fields, Rows
+from .task import TEXT, Batch, Fields, Rows, Setting
+from .written import no_source_and_target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,12 +66,20 @@ class SpanCorruption:
             length += 1
         return length
 
+    def lengths(self, encoder_length: int) -> tuple[int, int]:
+        """Tokens of a row for the encoder, S, and for the decoder, T."""
+        return encoder_length, sum(self.counts(self.window(encoder_length))) + 1
+
+    def padding(self, setting: Setting) -> Batch:
+        """A row without text, (S,) and (T,)."""
+        return no_source_and_target(setting, *self.lengths(setting.config.seq_len))
+
     def open(self, corpus: Corpus, split: str, config: DataConfig, documents: range, *, evaluating: bool) -> Rows:
         """Windows with gaps; those of an evaluation are always the same."""
         self.check(config, corpus.tokenizer)
         length = self.window(config.seq_len)
         windows = Windows(corpus, split, config, documents=documents, length=length, with_targets=False)
-        return Corrupted(windows, self, corpus.tokenizer, config.seq_len, sum(self.counts(length)) + 1)
+        return Corrupted(windows, self, corpus.tokenizer, *self.lengths(config.seq_len))
 
 
 def _encoder_length(length: int, noise: int, spans: int) -> int:

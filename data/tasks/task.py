@@ -101,6 +101,10 @@ class Task(Protocol):
         """The texts of an example, which a tokenizer is trained on and filters look at."""
         ...
 
+    def padding(self, setting: Setting) -> Batch:
+        """A row without text, which also tells the names, shapes and types of all that training reads."""
+        ...
+
     def open(self, corpus: Corpus, split: str, config: DataConfig, documents: range, *, evaluating: bool) -> Rows:
         """The rows that a range of a split's documents or examples makes.
 
@@ -174,10 +178,6 @@ class ExampleTask(Task, Protocol):
         Raises:
             ValueError: it cannot be learned from; the message says why.
         """
-        ...
-
-    def padding(self, setting: Setting) -> Batch:
-        """A row without an example, which also tells the names, shapes and types of all."""
         ...
 
 

@@ -27,6 +27,12 @@ def next_tokens(ids: Sequence[int], learned: Sequence[int], setting: Setting) ->
     return {"inputs": inputs, "targets": targets, "weights": weights}
 
 
-def no_tokens(setting: Setting) -> Batch:
-    """A row of padding for them."""
-    return blank(setting, ids=("inputs", "targets"), floats=("weights",))
+def no_tokens(setting: Setting, *, length: int = 0) -> Batch:
+    """A row of padding for them, (T,)."""
+    return blank(setting, ids=("inputs", "targets"), floats=("weights",), length=length)
+
+
+def no_source_and_target(setting: Setting, encoder_length: int, length: int) -> Batch:
+    """A row of padding (S,) for an encoder and (T,) for a decoder."""
+    source = blank(setting, ids=("inputs",), length=encoder_length)
+    return no_tokens(setting, length=length) | {f"encoder_{name}": array for name, array in source.items()}

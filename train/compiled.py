@@ -1,0 +1,216 @@
+"""What a compiled train step says of itself: memory, communication, and bounds on its time. Nothing of it is measured.
+
+The bounds are an estimate: the compiler's cycles for all operations but the kernels it cannot see into, attention's
+kernels by their operations on paper, and collectives by their bytes and the links' peak. *Serial* is their sum, as if
+nothing went on at the same time, and *overlapped* the longer of computation and communication, as if all did.
+
+Letters: H head dim.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from jax.sharding import Mesh
+
+from model import attention_flops
+from parallel import Chip, Machine
+from parallel.collectives import Collective, Totals, collectives, totals
+from parallel.cycles import Kernel, Work, work
+from parallel.hlo import parse_program
+
+from .ahead import REMATERIALIZATION, Compiled
+from .compose import make_model, num_microbatches
+from .device_memory import Memory, memory_of
+from .flops import lengths_of, step_work
+
+# Attention's kernels, by what their names have in them -> matmuls over all pairs of positions in one run. Two forward;
+# backward, the logits again and four gradients, in one kernel, or divided over two, which both need the logits.
+_FORWARD, _BACKWARD, _DQ, _DKV = 2, 5, 3, 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """A compiled step, read for a machine.
+
+    Attributes:
+        machine: what it was compiled for.
+        mesh: sizes of the mesh axes.
+        memory: of a device.
+        tokens: of a step.
+        flops: of a step, all devices together, as MFU counts them.
+        collectives: of one device, without those that only hand on scalars.
+        work: cycles, and kernels.
+        attention_flops: of a device, in its kernels.
+        attention_s: seconds that they take at their peak.
+        ici_s: seconds of the collectives within a slice, or a host, at the links' peak.
+        dcn_s: the same of those between slices, or hosts, on the network between them.
+        messages: what the compiler warned of.
+        compile_s: how long it took here.
+    """
+
+    machine: Machine
+    mesh: dict[str, int]
+    memory: Memory
+    tokens: int
+    flops: float
+    collectives: tuple[Collective, ...] = ()
+    work: Work = dataclasses.field(default_factory=lambda: Work({}))
+    attention_flops: float = 0.0
+    attention_s: float = 0.0
+    ici_s: float = 0.0
+    dcn_s: float = 0.0
+    messages: tuple[str, ...] = ()
+    compile_s: float = 0.0
+
+    @property
+    def ideal_s(self) -> float:
+        """Seconds of a step at 100% MFU."""
+        return self.flops / self.machine.num_devices / self.machine.chip.peak_flops["bfloat16"]
+
+    @property
+    def has_cycles(self) -> bool:
+        """Whether the compiler estimated cycles, as that for TPUs does."""
+        return bool(self.work.total_cycles and self.machine.chip.clock_hz)
+
+    @property
+    def compute_s(self) -> float:
+        """Seconds of computation; without cycles, what the step's operations take at the peak."""
+        if not self.has_cycles:
+            return self.ideal_s
+        return self.work.total_cycles / (self.machine.chip.clock_hz or math.inf) + self.attention_s
+
+    @property
+    def network_s(self) -> float:
+        """Seconds of communication, one after the other."""
+        return self.ici_s + self.dcn_s
+
+    @property
+    def serial_s(self) -> float:
+        """A step's seconds if nothing overlaps."""
+        return self.compute_s + self.network_s
+
+    @property
+    def overlapped_s(self) -> float:
+        """A step's seconds if communication hides behind computation, or the other way round."""
+        return max(self.compute_s, self.network_s)
+
+    @property
+    def totals(self) -> Totals:
+        """Tensors and bytes of the collectives, by kind and mesh axes."""
+        return totals(list(self.collectives))
+
+    def mfu(self, seconds: float) -> float:
+        """The share of the peak that a step of so many seconds reaches."""
+        return self.ideal_s / seconds if seconds else 0.0
+
+
+def read_step(config: Any, machine: Machine, mesh: Mesh, compiled: Compiled, *, compile_s: float = 0.0) -> Reading:
+    """Reads a compiled step.
+
+    Args:
+        config: the whole config.
+        machine: what it was compiled for.
+        mesh: its devices are those of `topology_devices(machine)`.
+        compiled: by `compile_and_listen`.
+        compile_s: how long that took.
+    """
+    text, chip = compiled.text, machine.chip
+    tokens, flops = step_work(config)
+    # As the links see it: where XLA writes a reduce-scatter as an all-reduce, an all-reduce is what runs.
+    found = tuple(collectives(text, mesh.shape, sliced_all_reduce=False))
+    done = work(parse_program(text))
+    of_attention = kernel_flops(config, mesh, done.kernels)
+    seconds = [seconds_of(one, chip, slices_of(machine, mesh)) for one in found]
+    return Reading(
+        machine=machine,
+        mesh=dict(mesh.shape),
+        memory=memory_of(compiled.program, machine),
+        tokens=tokens,
+        flops=flops,
+        collectives=found,
+        work=done,
+        attention_flops=of_attention,
+        attention_s=of_attention / attention_peak(config, chip),
+        ici_s=sum(ici for ici, _ in seconds),
+        dcn_s=sum(dcn for _, dcn in seconds),
+        messages=warnings_in(compiled.messages),
+        compile_s=compile_s,
+    )
+
+
+def attention_peak(config: Any, chip: Chip) -> float:
+    """Operations per second that attention's kernels can reach: heads narrower than an MXU leave a part of it idle."""
+    used = min(1.0, make_model(config).config.size_of_head / chip.mxu_size) if chip.mxu_size else 1.0
+    return chip.peak_flops["bfloat16"] * used
+
+
+def kernel_flops(config: Any, mesh: Mesh, kernels: Sequence[Kernel]) -> float:
+    """Operations of a device's attention kernels, by how often each runs; pairs that a causal mask hides do not count.
+
+    The kernels of one pass over all layers and microbatches do the attention of the whole batch. Kernels with other
+    names than attention's are left out.
+    """
+    names = [(kernel, kernel.name.lower()) for kernel in kernels]
+    is_split = any(re.search(r"(?<![a-z])dq(?![a-z])", name) for _, name in names)
+    matmuls = 0
+    for kernel, name in names:
+        if not re.search("attention|splash|flash|mha|fmha", name + kernel.target.lower()):
+            continue
+        if re.search(r"(?<![a-z])dq(?![a-z])", name):
+            each = _DQ
+        elif re.search(r"(?<![a-z])dkv(?![a-z])", name):
+            each = _DKV if is_split else _BACKWARD
+        else:
+            each = _BACKWARD if re.search("bwd|backward", name + kernel.target.lower()) else _FORWARD
+        matmuls += each * kernel.runs
+    if not matmuls:
+        return 0.0
+    model = make_model(config).config
+    length, encoder_length = lengths_of(config)
+    one_pass = config.data.batch_size * attention_flops(model, length, encoder_length=encoder_length) / 2
+    towers = model.num_layers * (2 if model.encoder else 1) + (model.encoder.num_layers if model.encoder else 0)
+    runs_of_a_pass = towers * num_microbatches(config, mesh)
+    return one_pass / mesh.size * matmuls / runs_of_a_pass * mesh.shape["stage"]
+
+
+def slices_of(machine: Machine, mesh: Mesh) -> tuple[int, ...]:
+    """The slice, or host, of each device of a mesh, in its order."""
+    devices = mesh.devices.flatten().tolist()
+    if machine.chip.platform == "tpu":
+        return tuple(getattr(device, "slice_index", 0) or 0 for device in devices)
+    first = min(device.id for device in devices)
+    return tuple((device.id - first) // machine.devices_per_slice for device in devices)
+
+
+def seconds_of(one: Collective, chip: Chip, slices: tuple[int, ...]) -> tuple[float, float]:
+    """Seconds of all runs of a collective, within slices and between them.
+
+    An all-gather brings a device as many bytes as its output has, a reduce-scatter takes as many as its input has, and
+    an all-reduce is both (Patarasuk and Yuan 2009, doi:10.1016/j.jpdc.2008.09.002, for rings; a torus shares the bytes
+    out over all its links). Between slices each device of a group moves its share of what its slice has to.
+    """
+    moved = float(one.bytes * one.runs)
+    if one.kind == "collective-permute":
+        crosses = any(slices[a] != slices[b] for a, b in one.groups)
+        return (0.0, moved / chip.dcn_bandwidth) if crosses else (moved / chip.link_bandwidth, 0.0)
+    moved *= 2 if one.kind == "all-reduce" else 1
+    num_slices, size = _spread(one.groups, slices)
+    within = moved / chip.interconnect_bandwidth if size > num_slices else 0.0
+    between = moved * (num_slices - 1) / size
+    return within, between / chip.dcn_bandwidth
+
+
+@functools.cache
+def _spread(groups: tuple[tuple[int, ...], ...], slices: tuple[int, ...]) -> tuple[int, int]:
+    """Over how many slices the devices of a group are spread, and how many there are."""
+    return max(len({slices[device] for device in group}) for group in groups), max(map(len, groups))
+
+
+def warnings_in(messages: str) -> tuple[str, ...]:
+    """What the compiler said that a user should know: involuntary rematerializations, each once."""
+    lines = [line.strip() for line in messages.splitlines() if REMATERIALIZATION.lower() in line.lower()]
+    return tuple(dict.fromkeys(re.sub(r"^.*?(?=\[?spmd|Involuntary)", "", line)[:400] for line in lines))

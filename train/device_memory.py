@@ -1,0 +1,100 @@
+"""What a compiled step needs of a device's memory, by the compiler's own word."""
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+import jax
+
+from parallel import Machine
+
+_SIZE = r"([\d.]+[KMGT]?)i?B?"
+# How libtpu says that a program does not fit: what it needs, and what there is.
+_TEMPORARIES = rf"total memory required for HLO temporaries \({_SIZE}\) exceeds available HBM \({_SIZE}\)"
+_IN_ALL = (rf"Used {_SIZE} of {_SIZE} hbm", rf"Requires {_SIZE}, has {_SIZE} available")
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes of one device.
+
+    Attributes:
+        available: for a program.
+        needed: what the compiler holds against that.
+        arguments: state and batch.
+        outputs: new state and metrics.
+        aliased: outputs that take the place of arguments.
+        temporaries: activations, gradients, gathered parameters and what else lives within the step.
+        code: the program itself.
+        by_compiler: whether the compiler itself said that it does not fit; then it is at least what is needed, and
+            parts are 0 that it did not tell.
+        largest: the largest allocations then, in the compiler's words.
+    """
+
+    available: int
+    needed: int
+    arguments: int = 0
+    outputs: int = 0
+    aliased: int = 0
+    temporaries: int = 0
+    code: int = 0
+    by_compiler: bool = False
+    largest: tuple[str, ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is room."""
+        return not self.by_compiler and self.needed <= self.available
+
+
+def memory_of(program: jax.stages.Compiled, machine: Machine) -> Memory:
+    """What a program that was compiled says of its memory."""
+    said: Any = program.memory_analysis()
+    parts = {
+        "arguments": said.argument_size_in_bytes,
+        "outputs": said.output_size_in_bytes,
+        "aliased": said.alias_size_in_bytes,
+        "temporaries": said.temp_size_in_bytes,
+        "code": said.generated_code_size_in_bytes,
+    }
+    needed = parts["arguments"] + parts["outputs"] - parts["aliased"] + parts["temporaries"]
+    return Memory(machine.chip.usable_bytes, needed, **parts)
+
+
+def memory_of_error(message: str, machine: Machine, *, arguments: int) -> Memory | None:
+    """What a compiler's error says of memory; None if it is about something else.
+
+    Args:
+        message: of the error.
+        machine: what was compiled for.
+        arguments: bytes of the step's arguments on a device, of which libtpu says nothing if its temporaries alone have
+            no room.
+    """
+    if found := re.search(_TEMPORARIES, message):
+        temporaries, available = _bytes(found[1]), _bytes(found[2])
+        return Memory(available, temporaries + arguments, arguments, temporaries=temporaries, by_compiler=True)
+    for pattern in _IN_ALL:
+        if found := re.search(pattern, message):
+            needed, available = _bytes(found[1]), _bytes(found[2])
+            return Memory(available, needed, arguments, by_compiler=True, largest=_largest(message))
+    if "RESOURCE_EXHAUSTED" in message:
+        return Memory(machine.chip.usable_bytes, arguments, arguments, by_compiler=True)
+    return None
+
+
+def argument_bytes(*trees: Any) -> int:
+    """Bytes on one device of abstract arrays with shardings."""
+    leaves = jax.tree.leaves(trees)
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
+
+
+def _bytes(size: str) -> int:
+    number, unit = re.fullmatch(r"([\d.]+)([KMGT]?).*", size, re.DOTALL).groups()  # pyright: ignore
+    return int(float(number) * 2 ** (10 * " KMGT".index(unit or " ")))
+
+
+def _largest(message: str) -> tuple[str, ...]:
+    """The first of the allocations that libtpu lists, each in a line."""
+    found = re.findall(r"Size: (\S+)\n(?:\s*Operator: op_name=\"([^\"]*)\".*\n)?\s*Shape: (\S+)", message)
+    return tuple(f"{size} {shape.partition('{')[0]} {made}".strip() for size, made, shape in found[:5])

@@ -1,0 +1,31 @@
+"""The work of a train step on paper: tokens and operations, for the rows that the config's task makes."""
+
+from typing import Any
+
+from data import DataConfig, blank_row
+from model import forward_flops
+
+from .compose import make_model
+from .objective import objective_name
+
+# Objectives that ask the model for the vocabulary's logits.
+_OF_TOKENS = ("tokens", "tokens_and_pairs")
+
+
+def lengths_of(config: Any) -> tuple[int, int]:
+    """Tokens of a row that the model reads, and that its encoder reads beside them, 0 without one."""
+    row = blank_row(DataConfig.of(config.data))
+    return len(row["inputs"]), len(row.get("encoder_inputs", ()))
+
+
+def step_work(config: Any) -> tuple[int, float]:
+    """Tokens of a step, padding and those of an encoder included, and its operations, all devices together.
+
+    The operations are those of MFU: three times a forward pass in which attention counts the pairs that a causal mask
+    lets through, and nothing is computed twice. Where only some parameters are trained they are fewer, which is not
+    looked into here, nor is a teacher.
+    """
+    length, encoder_length = lengths_of(config)
+    logits = objective_name(config) in _OF_TOKENS
+    flops = forward_flops(make_model(config).config, length, encoder_length=encoder_length, logits=logits)
+    return config.data.batch_size * (length + encoder_length), 3 * config.data.batch_size * flops
