@@ -98,7 +98,9 @@ def _why_not(choice: Choice, asked: Asked) -> str:
     if c.choice("position").kind == "relative":
         return f"it has no bias of relative positions, as config.model.position={c.position!r} asks for"
     if not asked.in_order and c.is_causal:
-        return "it takes a token to see what stands before it, while in rows of config.data.task a prefix is read both ways"
+        return (
+            "it takes a token to see what stands before it, while in rows of config.data.task a prefix is read both ways"
+        )
     return _splash_lacks(choice, asked) if choice.kind == "splash" else _cudnn_lacks(asked)
 
 

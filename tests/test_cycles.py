@@ -54,7 +54,7 @@ ENTRY %main (a: f32[8], n: s32[]) -> f32[8] {
 
 
 def test_loops_are_multiplied_out_and_what_runs_beside_is_left_out():
-    """Three rounds of 100, then 7; of the branches the longer one; nothing of a copy or collective, nor within fusions."""
+    """Three rounds of 100, then 7; of branches the longer; nothing of a copy or collective, nor within fusions."""
     done = work(parse_program(PROGRAM.replace("START", "0")))
     assert done.cycles == {"fusion": 307, "convert": 40}
     assert done.total_cycles == 347
@@ -64,9 +64,8 @@ def test_loops_are_multiplied_out_and_what_runs_beside_is_left_out():
 
 
 def test_xlas_own_count_of_rounds_goes_first():
-    text = PROGRAM.replace("START", "0").replace(
-        "body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"9"}}'
-    )
+    rounds = 'body=%body, backend_config={"known_trip_count":{"n":"9"}}'
+    text = PROGRAM.replace("START", "0").replace("body=%body", rounds)
     assert work(parse_program(text)).cycles["fusion"] == 907
 
 

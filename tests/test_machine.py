@@ -88,8 +88,14 @@ def test_simulated_devices_share_the_cpu():
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [("TPU v5", "v5p"), ("TPU v5 lite", "v5e"), ("TPU v6 lite", "v6e"), ("NVIDIA H100 80GB HBM3", "h100")]
-    + [("NVIDIA A100-SXM4-40GB", "a100-40gb"), ("NVIDIA A100-SXM4-80GB", "a100")],
+    [
+        ("TPU v5", "v5p"),
+        ("TPU v5 lite", "v5e"),
+        ("TPU v6 lite", "v6e"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA A100-SXM4-40GB", "a100-40gb"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+    ],
 )
 def test_chips_by_the_names_that_jax_has(kind: str, name: str):
     chip = chip_of(kind)
@@ -100,7 +106,7 @@ def test_chips_by_the_names_that_jax_has(kind: str, name: str):
 
 def test_cpu_devices_are_those_of_this_process():
     assert [device.id for device in topology_devices(parse_machine("cpu:4"))] == [0, 1, 2, 3]
-    with pytest.raises(ValueError, match="has 8 CPU devices.*device_count=16"):
+    with pytest.raises(ValueError, match=r"has 8 CPU devices.*device_count=16"):
         topology_devices(parse_machine("cpu:16"))
 
 

@@ -114,7 +114,7 @@ def report(config: Any, reading: Reading, *, every: bool = False) -> list[str]:
         f"{config.name} on {machine.name}{slices}: {machine.num_devices} {machine.chip.kind} devices, {axes}; compiled "
         f"here in {reading.compile_s:.0f} s",
         "",
-        f"Memory    {verdict}: needs {_gib(memory.needed)} of {_gib(memory.available)} a device",
+        f"Memory    {verdict}: needs {_gib(memory.needed)} of {_gib(memory.available)} a device, and is laid out in",
         *(f"          {name:<12}{_gib(size):>12}" for name, size in parts_of(reading).items() if size),
         *(f"          largest: {line}" for line in memory.largest),
     ]

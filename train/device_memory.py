@@ -25,7 +25,8 @@ class Memory:
         arguments: state and batch.
         outputs: new state and metrics.
         aliased: outputs that take the place of arguments.
-        temporaries: activations, gradients, gathered parameters and what else lives within the step.
+        temporaries: what is laid out for activations, gradients, gathered parameters and all else that lives within the
+            step.
         code: the program itself.
         by_compiler: whether the compiler itself said that it does not fit; then it is at least what is needed, and
             parts are 0 that it did not tell.
@@ -49,7 +50,12 @@ class Memory:
 
 
 def memory_of(program: jax.stages.Compiled, machine: Machine) -> Memory:
-    """What a program that was compiled says of its memory."""
+    """What a program that was compiled says of its memory.
+
+    libtpu spreads temporaries out where there is room and packs them closer where there is not, down to the peak of
+    what lives at one time: of a program of 280 MiB of arguments and 1,280 of temporaries the peak was 1,064, and it fit
+    into 1,404 with 784 of temporaries. So on TPUs the peak is what is needed, elsewhere the sum of the parts.
+    """
     said: Any = program.memory_analysis()
     parts = {
         "arguments": said.argument_size_in_bytes,
@@ -58,8 +64,9 @@ def memory_of(program: jax.stages.Compiled, machine: Machine) -> Memory:
         "temporaries": said.temp_size_in_bytes,
         "code": said.generated_code_size_in_bytes,
     }
-    needed = parts["arguments"] + parts["outputs"] - parts["aliased"] + parts["temporaries"]
-    return Memory(machine.chip.usable_bytes, needed, **parts)
+    total = parts["arguments"] + parts["outputs"] - parts["aliased"] + parts["temporaries"]
+    needed = said.peak_memory_in_bytes if machine.chip.platform == "tpu" else total
+    return Memory(machine.chip.usable_bytes, needed or total, **parts)
 
 
 def memory_of_error(message: str, machine: Machine, *, arguments: int) -> Memory | None:
