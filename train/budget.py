@@ -43,7 +43,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from model import TransformerConfig
-from parallel import Schedule
+from parallel import make_schedule
 from parallel.collectives import Total, Totals
 from parallel.context import kv_repeats
 from parallel.ring import ring_steps
@@ -108,7 +108,6 @@ class _Step:
         remat: what the backward pass computes again.
         context_attention: "ring" or "all_to_all".
         layout: of the step.
-        workload: of the config.
         lowering: of the platform.
     """
 
@@ -123,7 +122,6 @@ class _Step:
     remat: str
     context_attention: str
     layout: Layout
-    workload: Workload
     lowering: Lowering
 
 
@@ -190,7 +188,6 @@ def budget_of(workload: Workload, layout: Layout, platform: str) -> list[Row]:
         remat=layout.remat,
         context_attention=layout.context_attention,
         layout=layout,
-        workload=workload,
         lowering=LOWERINGS[platform],
     )
     return [row for axis, rows_of in AXES.items() if sizes[axis] > 1 for row in rows_of(step) if row.total.tensors]
@@ -390,7 +387,8 @@ def _expert(step: _Step) -> list[Row]:
 
 def _stage(step: _Step) -> list[Row]:
     activations = Total(1, step.tokens * step.model.d_model * step.itemsize)
-    of_kind, at_most = _ticks(step.layout.make_schedule(step.workload))
+    layout = step.layout
+    of_kind, at_most = _ticks(layout.schedule, layout.stage, step.microbatches, layout.chunks)
     moved = {
         ("collective-permute", "activations"): _times(activations, of_kind["F"]),
         ("collective-permute", "gradients"): _times(activations, of_kind["B"]),
@@ -404,9 +402,10 @@ def _stage(step: _Step) -> list[Row]:
     return [Row(kind, "stage", what, total) for (kind, what), total in moved.items()]
 
 
-@functools.lru_cache(maxsize=64)
-def _ticks(schedule: Schedule) -> tuple[dict[str, int], dict[str, int]]:
+@functools.cache
+def _ticks(name: str, stages: int, microbatches: int, chunks: int) -> tuple[dict[str, int], dict[str, int]]:
     """Ticks with a forward and with a backward; and those of phases in which any microbatch enters, leaves, exits."""
+    schedule = make_schedule(name, num_stages=stages, num_microbatches=microbatches, num_chunks=chunks)
     arrays, _ = tables(schedule)
     phases = schedule.phases()
     of_kind = {kind: sum(len(ticks) for kinds, ticks in phases if kind in kinds) for kind in "FB"}

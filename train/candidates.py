@@ -13,7 +13,7 @@ from model import REMAT_POLICIES, choose_attention
 from parallel import AXES, Link, Machine, abstract_mesh, links_of
 
 from .compose import asked_of_attention, check_mesh, model_config
-from .layout import Layout
+from .layout import Layout, layout_of
 from .memory import Memory, estimate_memory
 from .step_time import StepTime, estimate_time
 from .workload import Workload
@@ -108,6 +108,9 @@ class Search:
         m = self.workload.model
         if sizes["expert"] > 1 and not m.num_experts:
             return False  # it would be one more "fsdp" that divides no parameter
+        in_a_ring = sizes["context"] > 1 and self.config.mesh.context_attention == "ring"
+        if in_a_ring and not self.config.model.attention.startswith(("auto", "plain")):
+            return False  # it has an attention of its own
         try:
             links_of(self.machine, sizes, self.config.mesh.slice_axes)
             self.check(sizes | {"stage": 1}, 0, self.config.model.remat)
@@ -118,21 +121,13 @@ class Search:
 
     def layouts(self, sizes: Mapping[str, int], remats: Sequence[str]) -> Iterator[Layout]:
         """The layouts of a mesh; of the microbatches that fit, and without stages, the largest."""
-        c = self.config
+        own = self.layout(sizes)
         share = self.workload.rows // math.prod(sizes[axis] for axis in ("data", "fsdp", "expert"))
         for remat in remats:
             for rows in divisors(share):
                 if sizes["stage"] > 1 and not self._suits_stages(sizes, rows, share // rows, remat):
                     continue
-                layout = Layout(
-                    **sizes,
-                    microbatch_rows=rows,
-                    remat=remat,
-                    attention=self.attention,
-                    schedule=c.mesh.schedule,
-                    chunks=c.mesh.chunks,
-                    context_attention=c.mesh.context_attention,
-                )
+                layout = dataclasses.replace(own, microbatch_rows=rows, remat=remat)
                 yield layout
                 if sizes["stage"] == 1 and estimate_memory(self.workload, layout).total <= self.limit:
                     break
@@ -162,6 +157,20 @@ class Search:
         links = links_of(self.machine, sizes, self.config.mesh.slice_axes)
         scored = [self.score(layout, links) for layout in fitting or smallest]
         return [min(scored, key=lambda one: one.key)] if scored else []
+
+    def smallest(self) -> tuple[Layout, Memory] | None:
+        """The layout that needs least memory, with as few rows as can be and full remat; None if no mesh is legal."""
+        found = []
+        for shape in factorizations(self.machine.num_devices, len(AXES)):
+            sizes = dict(zip(AXES, shape, strict=True))
+            if sizes["stage"] == 1 and self.legal(sizes):
+                layout = dataclasses.replace(self.layout(sizes), microbatch_rows=1, remat="full")
+                found.append((layout, estimate_memory(self.workload, layout)))
+        return min(found, key=lambda one: (one[1].total, str(one[0])), default=None)
+
+    def layout(self, sizes: Mapping[str, int]) -> Layout:
+        """The layout of a mesh with the config's own choices."""
+        return layout_of(self.config, abstract_mesh(sizes), attention=self.attention)
 
     def candidates(self, remats: Sequence[str] = tuple(REMAT_POLICIES)) -> list[Candidate]:
         """The best candidate of each legal mesh, ranked.

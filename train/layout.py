@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
-from parallel import AXES, BATCH_AXES, Schedule, make_schedule
+from parallel import AXES, BATCH_AXES
 
 from .workload import Workload
 
@@ -67,15 +67,6 @@ class Layout:
     def microbatches(self, workload: Workload) -> int:
         """Passes of a step."""
         return workload.rows // (self.data * self.fsdp * self.expert) // self.microbatch_rows
-
-    def make_schedule(self, workload: Workload) -> Schedule:
-        """The table of the pipeline."""
-        return make_schedule(
-            self.schedule,
-            num_stages=self.stage,
-            num_microbatches=self.microbatches(workload),
-            num_chunks=self.chunks,
-        )
 
     def tokens(self, workload: Workload) -> float:
         """Tokens of a device in one pass."""

@@ -20,7 +20,8 @@ def describe(candidate: Candidate) -> str:
     """Its layout, in short."""
     layout = candidate.layout
     axes = " ".join(f"{axis}={size}" for axis, size in layout.sizes.items() if size > 1) or "one device"
-    return f"{axes}, rows={layout.microbatch_rows}, remat={layout.remat}, attention={layout.attention}"
+    attention = "ring" if layout.is_ring else layout.attention
+    return f"{axes}, rows={layout.microbatch_rows}, remat={layout.remat}, attention={attention}"
 
 
 def table(plan: Plan, top: int) -> str:
@@ -131,45 +132,34 @@ def why_nothing_fits(config: Any, plan: Plan) -> str:
 def changes(config: Any, machine: Machine) -> Iterator[tuple[str, float, bool]]:
     """Changes from the least to the most that they cost, each on top of those before: its name, bytes, whether it fits.
 
-    Batch before length, as a batch of fewer rows keeps the model as it is; more chips last, as they cost most.
+    First what leaves the model as it is, then shorter rows, and more chips last.
     """
     config = config.copy_and_resolve_references()
     config.unlock()
-    c, steps = config, []
-    if c.model.dtype == "float32":
-        steps.append(("model.dtype", lambda: "bfloat16"))
-    if c.train.parameters == "all":
-        steps.append(("mesh.rules", lambda: "zero3"))
-    rows = c.data.batch_size
-    if rows % machine.num_devices:
-        steps.append(("data.batch_size", lambda: max(1, round(rows / machine.num_devices)) * machine.num_devices))
-    steps += [("data.seq_len", lambda: c.data.seq_len // 2)] * 2
+    devices = machine.num_devices
+    steps: list[tuple[str, Any]] = [("model.dtype", "bfloat16"), ("mesh.rules", "zero3")]
+    if config.data.batch_size % devices:
+        steps.append(("data.batch_size", max(1, round(config.data.batch_size / devices)) * devices))
+    steps += [("data.seq_len", config.data.seq_len // 2), ("data.seq_len", config.data.seq_len // 4)]
     for key, value in steps:
-        new = value()
-        if config[key.split(".")[0]][key.split(".")[1]] == new:
+        section, _, name = key.partition(".")
+        if config[section][name] == value:
             continue
-        config.update_from_flattened_dict({key: new})
-        best = _smallest(config, machine)
-        if best is not None:
-            yield f"config.{key}={new}", best.memory.total, best.fits
+        config[section][name] = value
+        if found := _smallest(config, machine):
+            yield f"config.{key}={value}", *found
     for times in (2, 4, 8, 16):
-        larger = _larger(machine, times)
-        if config.data.batch_size < larger.num_devices:
-            config.data.batch_size = larger.num_devices
-        best = _smallest(config, larger)
-        if best is not None:
-            yield f"{times} times the chips ({larger.num_chips})", best.memory.total, best.fits
+        larger = dataclasses.replace(machine, shape=(machine.shape[0] * times, *machine.shape[1:]))
+        said = f"{times} times the chips, {larger.num_chips}"
+        if config.data.batch_size % larger.num_devices:
+            config.data.batch_size = math.ceil(config.data.batch_size / larger.num_devices) * larger.num_devices
+            said += f", with config.data.batch_size={config.data.batch_size}"
+        if found := _smallest(config, larger):
+            yield said, *found
 
 
-def _larger(machine: Machine, times: int) -> Machine:
-    """More of the same: as a slice of one long dim, which is near enough for memory."""
-    return dataclasses.replace(machine, shape=(machine.shape[0] * times, *machine.shape[1:]))
-
-
-def _smallest(config: Any, machine: Machine) -> Candidate | None:
-    """The best candidate: of those that fit the fastest, else the smallest; None if no mesh is legal."""
-    try:
-        found = Search(config, workload_of(config), machine).candidates()
-    except ValueError:
-        return None
-    return found[0]
+def _smallest(config: Any, machine: Machine) -> tuple[float, bool] | None:
+    """Bytes of the smallest layout, and whether it fits; None if no mesh is legal."""
+    search = Search(config, workload_of(config), machine)
+    found = search.smallest()
+    return found and (found[1].total, found[1].total <= search.limit)

@@ -7,10 +7,9 @@ from typing import Any
 
 import jax
 
-from parallel import AXES, Machine, abstract_mesh, chip_of, parse_machine
+from parallel import AXES, Machine, chip_of, parse_machine
 
 from .candidates import Candidate, Search
-from .layout import layout_of
 from .workload import Workload, workload_of
 
 
@@ -57,8 +56,7 @@ def make_plan(config: Any, machine: Machine, *, mesh: Mapping[str, int] | None =
         return Plan(machine, workload, tuple(found), len(found))
     sizes = {axis: mesh.get(axis, 1) for axis in AXES}
     search.check(sizes, config.train.microbatch_rows, config.model.remat)
-    layout = layout_of(config, abstract_mesh(sizes), attention=search.attention)
-    return Plan(machine, workload, (search.score(layout),), 1)
+    return Plan(machine, workload, (search.score(search.layout(sizes)),), 1)
 
 
 def parse_mesh(text: str, num_devices: int) -> dict[str, int]:
