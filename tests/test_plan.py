@@ -135,7 +135,7 @@ BAD = {
     "--topology=v5q:4x4": "unknown chip; did you mean v5",
     "--topology=v5e:3x5": "there is no such slice of v5e",
     "--budget=15T": "--budget=15T is not understood; write --budget=tokens=15T",
-    "--config.data.batch_size=7": "no mesh of 16 devices suits this config",
+    "--config.data.batch_size=7 --config.data.seq_len=1023": "no mesh of 16 devices suits this config",
 }
 
 
@@ -144,14 +144,14 @@ def test_each_bad_case_has_one_clear_answer(tmp_path: Path, argument: str):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(medium().to_dict()))
     given = [f"--config={path}", "--topology=v5e:4x4"]
-    given = [one for one in given if one.split("=")[0] != argument.split("=")[0]] + [argument]
+    given = [*(one for one in given if one.split("=")[0] != argument.split("=")[0]), *argument.split()]
     with pytest.raises(ValueError, match=r"^(?s:.*)$") as error:
         command("plan")(given)
     assert BAD[argument] in str(error.value)
 
 
 def test_compiling_without_the_compiler_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda *names: None)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(medium().to_dict()))
     with pytest.raises(ValueError, match=r"pip install 'palmette\[tpu\]'"):

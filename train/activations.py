@@ -4,8 +4,8 @@ Korthikanti et al. 2022 (arXiv:2205.05198, section 4.1) count these by hand for 
 for each of T x D numbers of a layer. JAX knows them for every kind: they are what `jax.vjp` holds of the traced model,
 without anything being computed. XLA stacks exactly these over the layers.
 
-The model is traced with a few rows and a length that are in no shape of a model, so that each dim of what it keeps can
-be told.
+The model is traced with numbers of rows and tokens that are in no shape of a model, so that each dim of what it keeps
+can be told.
 
 Letters: B batch, T length, N heads, K kv heads, H head dim, D model, F mlp.
 """
@@ -23,7 +23,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from model import Transformer, TransformerConfig, attention, scan_layers
 
-ROWS, LENGTH = 3, 1009  # primes: no dim of a model is one of these, or a multiple of both
+ROWS, LENGTH = 1013, 1009  # primes: no dim of a model is one of these, or a multiple of both
 
 
 @dataclasses.dataclass(frozen=True)

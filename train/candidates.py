@@ -18,9 +18,8 @@ from .memory import Memory, estimate_memory
 from .step_time import StepTime, estimate_time
 from .workload import Workload
 
-# Of the usable memory, what an estimate may fill. The rest is for the estimate's error and for the holes that the
-# compiler leaves between arrays, which the estimate does not have (docs/memory.md).
-HEADROOM = 0.85
+# Of the usable memory, what an estimate may fill. The rest is for its error, the program, and holes between arrays.
+HEADROOM = 0.9
 # A pipeline with more microbatches for each stage than this waits less than a thirtieth of its time.
 MICROBATCHES_PER_STAGE = 16
 
