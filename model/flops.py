@@ -183,6 +183,8 @@ def recomputed_flops(config: TransformerConfig, length: int, remat: str, *, fuse
                 total += sizes["attention"] * attentions + pairs + mlp
             elif remat == "dots":
                 total += pairs if fused else pairs / 2  # without probabilities, their product is needed again
+                if c.num_experts and i >= c.num_dense_layers:  # experts are matmuls in groups, which it does not keep
+                    total += c.experts_per_token * sizes["expert"] * gates
             elif remat == "attention":
                 total += sizes["attention"] * attentions + mlp + (0 if fused else pairs / 2)
             else:

@@ -80,7 +80,9 @@ def kept_activations(model: TransformerConfig, remat: str, *, fused: bool) -> tu
     stack_fn = functools.partial(scan_layers, remat=remat)
     module = Transformer(model, attention_fn=_fused if fused else attention, stack_fn=stack_fn)
     tokens_BT = jnp.zeros((ROWS, LENGTH), jnp.int32)
-    more = {"encoder_tokens_BS": tokens_BT} if model.encoder is not None else {}
+    more: dict[str, Any] = {"encoder_tokens_BS": tokens_BT} if model.encoder is not None else {}
+    if model.dropout:
+        more["dropout_keys_B"] = jax.random.split(jax.random.key(0), ROWS)
     plain = Transformer(model)
     params = jax.eval_shape(plain.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
 
