@@ -182,7 +182,7 @@ def recomputed_flops(config: TransformerConfig, length: int, remat: str, *, fuse
             if remat == "full":
                 total += sizes["attention"] * attentions + pairs + mlp
             elif remat == "dots":
-                total += pairs if fused else pairs / 2  # without probabilities, their product is needed again
+                total += pairs  # products of each row with itself are not kept, and the output is one
                 if c.num_experts and i >= c.num_dense_layers:  # experts are matmuls in groups, which it does not keep
                     total += c.experts_per_token * sizes["expert"] * gates
             elif remat == "attention":

@@ -19,6 +19,7 @@ from parallel import parse_machine
 from .candidates import Candidate
 from .compile import to_json
 from .compiled import Reading
+from .layout import Layout
 from .plan_compiled import compiled_candidate
 from .plan_picture import draw_plan
 from .plan_text import DAY, GIB, LABEL, budget_line, describe, parse_quantity, table, why_first, why_nothing_fits
@@ -65,7 +66,7 @@ def main(argv: list[str]) -> int:
     return 0 if best.fits else 1
 
 
-def compile_best(config: Any, plan: Plan, count: int) -> tuple[Plan, dict[Candidate, Reading]]:
+def compile_best(config: Any, plan: Plan, count: int) -> tuple[Plan, dict[Layout, Reading]]:
     """Compiles the first candidates, puts what the compiler says in the place of the estimates, and ranks them anew.
 
     Args:
@@ -76,15 +77,15 @@ def compile_best(config: Any, plan: Plan, count: int) -> tuple[Plan, dict[Candid
     Returns:
         The plan, and the compiler's readings.
     """
-    said: dict[Candidate, Reading] = {}
+    said: dict[Layout, Reading] = {}
+    first = []
     for one in plan.candidates[:count]:
         memory, reading = compiled_candidate(config, one, plan.machine)
-        read = dataclasses.replace(one, memory=memory, fits=reading.memory.fits)
-        if not reading.memory.by_compiler:
-            read = dataclasses.replace(read, time=with_reading(one.time, reading))
-        said[read] = reading
+        time = one.time if reading.memory.by_compiler else with_reading(one.time, reading)
+        first.append(dataclasses.replace(one, memory=memory, time=time, fits=reading.memory.fits))
+        said[one.layout] = reading
         print(f"compiled {describe(one)} in {reading.compile_s:.0f} s: {memory.total / GIB:.2f} GiB", flush=True)
-    first = sorted(said, key=lambda one: one.key)
+    first.sort(key=lambda one: one.key)
     return dataclasses.replace(plan, candidates=(*first, *plan.candidates[count:])), said
 
 
@@ -99,11 +100,11 @@ def with_reading(time: StepTime, reading: Reading) -> StepTime:
     )
 
 
-def write(config: Any, plan: Plan, out: str, *, top: int, tokens: float, compiled: dict[Candidate, Reading]) -> None:
+def write(config: Any, plan: Plan, out: str, *, top: int, tokens: float, compiled: dict[Layout, Reading]) -> None:
     """Writes plan.json, plan.svg and override.txt."""
     directory = epath.Path(out).expanduser()
     directory.mkdir(parents=True, exist_ok=True)
-    rows = [as_json(config, plan, one, compiled.get(one)) for one in plan.candidates[:top]]
+    rows = [as_json(config, plan, one, compiled.get(one.layout)) for one in plan.candidates[:top]]
     result = {
         "label": LABEL,
         "config": config.name,
