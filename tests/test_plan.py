@@ -60,7 +60,7 @@ def test_of_a_mesh_the_largest_microbatch_that_fits_is_taken():
     assert best.fits
     assert rows < 2048 // 4
     workload = workload_of(medium(**{"data.batch_size": 2048}))
-    larger = estimate_memory(workload, Layout(**{**vars(best.layout), "microbatch_rows": rows * 2}))
+    larger = estimate_memory(workload, Layout(**{**vars(best.layout), "microbatch_rows": rows * 2}), "v5e")
     assert larger.total > machine.chip.usable_bytes * HEADROOM
 
 

@@ -45,7 +45,7 @@ def estimate(case: Case) -> Memory:
     config = medium(changes)
     mesh = make_mesh(MeshConfig(**{"data": 1, **axes}), devices=devices(generation))
     attention = attention_of(config, mesh).kind
-    return estimate_memory(workload_of(config), layout_of(config, mesh, attention=attention))
+    return estimate_memory(workload_of(config), layout_of(config, mesh, attention=attention), generation)
 
 
 def compiled(case: Case) -> Any:

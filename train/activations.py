@@ -46,12 +46,13 @@ class Kept:
 @jax.custom_vjp
 def fused_attention(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array) -> Array:
     """Stands for an attention that keeps no probabilities (Dao et al. 2022, arXiv:2205.14135, section 3.1)."""
-    return jnp.zeros((*q_BTNH.shape[:3], v_BSKH.shape[-1]), v_BSKH.dtype)
+    size = v_BSKH.shape[-1]
+    return jnp.broadcast_to(jnp.sum(q_BTNH, axis=-1, keepdims=True), (*q_BTNH.shape[:3], size)).astype(v_BSKH.dtype)
 
 
 def _keep(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array) -> Any:
     y_BTNH = checkpoint_name(fused_attention(q_BTNH, k_BSKH, v_BSKH), "attention_out")
-    log_z_BTN = checkpoint_name(jnp.zeros(q_BTNH.shape[:3], jnp.float32), "attention_out")
+    log_z_BTN = checkpoint_name(jnp.sum(q_BTNH.astype(jnp.float32), axis=-1), "attention_out")
     return y_BTNH, (q_BTNH, k_BSKH, v_BSKH, y_BTNH, log_z_BTN)
 
 

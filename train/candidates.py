@@ -128,7 +128,10 @@ class Search:
                     continue
                 layout = dataclasses.replace(own, microbatch_rows=rows, remat=remat)
                 yield layout
-                if sizes["stage"] == 1 and estimate_memory(self.workload, layout).total <= self.limit:
+                if (
+                    sizes["stage"] == 1
+                    and estimate_memory(self.workload, layout, self.machine.chip.name).total <= self.limit
+                ):
                     break
 
     def _suits_stages(self, sizes: Mapping[str, int], rows: int, microbatches: int, remat: str) -> bool:
@@ -144,13 +147,16 @@ class Search:
     def score(self, layout: Layout, links: Mapping[str, Link] | None = None) -> Candidate:
         """Memory and time of a layout."""
         links = links or links_of(self.machine, layout.sizes, self.config.mesh.slice_axes)
-        memory = estimate_memory(self.workload, layout)
+        memory = estimate_memory(self.workload, layout, self.machine.chip.name)
         time = estimate_time(self.workload, layout, self.machine, links)
         return Candidate(layout, memory, time, memory.total <= self.limit)
 
     def _best_of_mesh(self, sizes: Mapping[str, int], remats: Sequence[str]) -> list[Candidate]:
         """The fastest that fits, or the smallest; none if there is no legal microbatch."""
-        of_mesh = [(estimate_memory(self.workload, one).total, one) for one in self.layouts(sizes, remats)]
+        of_mesh = [
+            (estimate_memory(self.workload, one, self.machine.chip.name).total, one)
+            for one in self.layouts(sizes, remats)
+        ]
         fitting = [one for size, one in of_mesh if size <= self.limit]
         smallest = [min(of_mesh, key=lambda pair: (pair[0], str(pair[1])))[1]] if of_mesh else []
         links = links_of(self.machine, sizes, self.config.mesh.slice_axes)
@@ -164,7 +170,7 @@ class Search:
             sizes = dict(zip(AXES, shape, strict=True))
             if sizes["stage"] == 1 and self.legal(sizes):
                 layout = dataclasses.replace(self.layout(sizes), microbatch_rows=1, remat="full")
-                found.append((layout, estimate_memory(self.workload, layout)))
+                found.append((layout, estimate_memory(self.workload, layout, self.machine.chip.name)))
         return min(found, key=lambda one: (one[1].total, str(one[0])), default=None)
 
     def layout(self, sizes: Mapping[str, int]) -> Layout:

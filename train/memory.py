@@ -11,7 +11,7 @@ are exact too (`train.activations`). The rest follows what XLA does with this st
 - Matmuls in bfloat16 read copies of the layers' parameters, which XLA makes for all layers before the loop.
 - Without remat the loop stacks those copies once more, as they are among what the backward pass needs.
 - Gradients of several microbatches are added to sums, so there are two of each while a microbatch is computed.
-- Logits are float32; the softmax's gradient is fused into the two matmuls that read it.
+- Logits are float32; their gradient is fused into the two matmuls that read it, but for some chips.
 - The gradient of the head is whole, in float32, before it is reduced over "fsdp".
 - In the backward pass of a plain attention there are at once its logits or their gradient in float32, and
   probabilities and their gradient in the compute dtype.
@@ -27,6 +27,8 @@ from .activations import bytes_of, kept_activations
 from .layout import Layout
 from .workload import Workload
 
+# Chips for which XLA makes the logits' gradient whole, in the compute dtype, beside the logits.
+WHOLE_LOGIT_GRADIENTS = ("v5e",)
 OBJECTIVES_WITH_LOGITS = ("tokens", "tokens_and_pairs", "distill")
 
 
@@ -48,12 +50,13 @@ class Memory:
         return sum(self.terms.values())
 
 
-def estimate_memory(workload: Workload, layout: Layout) -> Memory:
+def estimate_memory(workload: Workload, layout: Layout, chip: str = "") -> Memory:
     """The terms at the fullest moment.
 
     Args:
         workload: of the config.
         layout: mesh, microbatch and remat; each dim must be divisible by what divides it.
+        chip: its name, for what compilers do differently.
     """
     sizes, accumulates = layout.sizes, layout.microbatches(workload) > 1
     state = {
@@ -64,7 +67,7 @@ def estimate_memory(workload: Workload, layout: Layout) -> Memory:
     held = {"weights in the compute dtype": cast_weights(workload, layout)} | _kept(workload, layout)
     grads = gradients(workload, sizes)
     sums = {"sums of gradients": grads} if accumulates else {}
-    logits = _logits(workload, layout)
+    logits = _logits(workload, layout) * (1 + workload.itemsize / 4 if chip in WHOLE_LOGIT_GRADIENTS else 1)
     table = _table(workload, layout)
     moments = {
         "loss": state | held | sums | {"logits": logits, "head": max(table, _head_gradient(workload, layout))},

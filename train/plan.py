@@ -85,8 +85,8 @@ def compile_best(config: Any, plan: Plan, count: int) -> tuple[Plan, dict[Layout
         first.append(dataclasses.replace(one, memory=memory, time=time, fits=reading.memory.fits))
         said[one.layout] = reading
         print(f"compiled {describe(one)} in {reading.compile_s:.0f} s: {memory.total / GIB:.2f} GiB", flush=True)
-    first.sort(key=lambda one: one.key)
-    return dataclasses.replace(plan, candidates=(*first, *plan.candidates[count:])), said
+    ranked = sorted((*first, *plan.candidates[count:]), key=lambda one: one.key)
+    return dataclasses.replace(plan, candidates=tuple(ranked)), said
 
 
 def with_reading(time: StepTime, reading: Reading) -> StepTime:
