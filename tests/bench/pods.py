@@ -64,8 +64,8 @@ def header(plan: Plan) -> str:
     best, time = plan.best, plan.best.time
     return (
         f"Plan, an estimate from shapes and the hardware's peaks, neither compiled nor measured: {describe(best)}. "
-        f"{best.memory.total / GIB:.1f} of {plan.machine.chip.usable_bytes / GIB:.1f} GiB a chip; a step takes at least "
-        f"{time.overlapped:.3g} s ({time.serial:.3g} s if the network is not hidden), MFU at most {time.mfu:.1%} "
+        f"{best.memory.total / GIB:.1f} of {plan.machine.chip.usable_bytes / GIB:.1f} GiB a chip; a step takes at "
+        f"least {time.overlapped:.3g} s ({time.serial:.3g} s if the network is not hidden), MFU at most {time.mfu:.1%} "
         f"({time.mfu_serial:.1%}), {time.tokens_per_second:,.0f} tokens/s; {time.binds} binds."
     )
 
