@@ -112,7 +112,7 @@ class Search:
             return False  # it has an attention of its own
         try:
             links_of(self.machine, sizes, self.config.mesh.slice_axes)
-            self.check(sizes | {"stage": 1}, 0, self.config.model.remat)
+            self.check({**sizes, "stage": 1}, 0, self.config.model.remat)
         except ValueError as error:
             self.refused.append(str(error))
             return False
@@ -167,7 +167,7 @@ class Search:
         """The layout that needs least memory, with as few rows as can be and full remat; None if no mesh is legal."""
         found = []
         for shape in factorizations(self.machine.num_devices, len(AXES)):
-            sizes = dict(zip(AXES, shape, strict=True))
+            sizes: dict[str, int] = dict(zip(AXES, shape, strict=True))
             if sizes["stage"] == 1 and self.legal(sizes):
                 layout = dataclasses.replace(self.layout(sizes), microbatch_rows=1, remat="full")
                 found.append((layout, estimate_memory(self.workload, layout, self.machine.chip.name)))
@@ -185,7 +185,7 @@ class Search:
         """
         found = []
         for shape in factorizations(self.machine.num_devices, len(AXES)):
-            sizes = dict(zip(AXES, shape, strict=True))
+            sizes: dict[str, int] = dict(zip(AXES, shape, strict=True))
             if not self.legal(sizes):
                 continue
             found += self._best_of_mesh(sizes, remats)

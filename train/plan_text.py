@@ -29,7 +29,7 @@ def table(plan: Plan, top: int) -> str:
     usable = plan.machine.chip.usable_bytes / GIB
     head = ("", "mesh, microbatch, remat", "fits", "HBM GiB", "step s", "if serial", "MFU", "if serial")
     head += ("tokens/s", "tokens/day", "binds")
-    lines = [head]
+    lines: list[tuple[str, ...]] = [head]
     for i, one in enumerate(plan.candidates[:top]):
         time = one.time
         lines.append(

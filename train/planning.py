@@ -82,7 +82,7 @@ def parse_mesh(text: str, num_devices: int) -> dict[str, int]:
 def overrides(config: Any, candidate: Candidate, machine: Machine) -> dict[str, Any]:
     """The fields of the config that say a candidate, where they differ from what it has."""
     layout = candidate.layout
-    said = {f"mesh.{axis}": size for axis, size in layout.sizes.items()}
+    said: dict[str, Any] = {f"mesh.{axis}": size for axis, size in layout.sizes.items()}
     said |= {"mesh.num_slices": machine.num_slices, "train.microbatch_rows": layout.microbatch_rows}
     said["model.remat"] = layout.remat
     return {key: value for key, value in said.items() if _get(config, key) != value}
