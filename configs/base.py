@@ -103,6 +103,7 @@ def get_config() -> ConfigDict:
     optimizer.final_fraction = 0.1  # of the peak, at the last step
 
     mesh = config.mesh = ConfigDict()
+    mesh.auto = False  # choose the axes, train.microbatch_rows and model.remat for the devices at hand (train/plan.py)
     mesh.stage = 1  # pipeline stages
     mesh.data = -1  # replicas of the parameters; -1: the devices that are left
     mesh.fsdp = 1  # shards of parameters and optimizer state

@@ -16,6 +16,7 @@ from .config import TransformerConfig as TransformerConfig
 from .flops import attention_flops as attention_flops
 from .flops import count_params as count_params
 from .flops import forward_flops as forward_flops
+from .flops import recomputed_flops as recomputed_flops
 from .generate import Continuation as Continuation
 from .generate import advance as advance
 from .generate import begin as begin

@@ -147,3 +147,46 @@ def attention_flops(config: TransformerConfig, length: int, *, encoder_length: i
         if c is config and config.encoder is not None:
             total += T * S * c.num_layers * c.num_heads * wide
     return 2.0 * total
+
+
+def recomputed_flops(config: TransformerConfig, length: int, remat: str, *, fused: bool) -> float:
+    """Matmul operations that the backward pass of one sequence does a second time, as remat asks.
+
+    They take time and are no part of the model's operations, which MFU counts. What no gradient needs, such as the
+    product of an MLP's last matmul, is left out by JAX.
+
+    Args:
+        config: the model.
+        length: tokens in the sequence.
+        remat: a key of `REMAT_POLICIES`.
+        fused: whether attention keeps no probabilities, and skips what the mask hides.
+    """
+    if remat == "none":
+        return 0.0
+    total = 0.0
+    for c in filter(None, (config, config.encoder)):
+        if c.block == "lstm":
+            continue
+        sizes, D = _sizes(c), c.d_model
+        latent = c.choice("latent_attention")
+        out = c.num_heads * (latent.value if latent.kind else c.size_of_head) * D
+        gates = 2 / 3 if c.is_gated else 1 / 2  # of an MLP's matmuls all but the last
+        experts = c.experts_per_token * sizes["expert"] * gates + sizes["router"] + sizes["shared"] * gates
+        has_memory = c is config and config.encoder is not None
+        for i, window in enumerate(c.window_of_layers):
+            mlp = experts if c.num_experts and i >= c.num_dense_layers else sizes["mlp"] * gates
+            seen = seen_positions(length, window, causal=c.is_causal) if fused else length
+            wide = c.size_of_head + latent.rope + latent.value if latent.kind else 2 * c.size_of_head
+            pairs = c.num_heads * wide * (seen + (length if has_memory else 0))
+            attentions = 2 if has_memory else 1
+            if remat == "full":
+                total += sizes["attention"] * attentions + pairs + mlp
+            elif remat == "dots":
+                total += pairs  # products of each row with itself are not kept, and the output is one
+                if c.num_experts and i >= c.num_dense_layers:  # experts are matmuls in groups, which it does not keep
+                    total += c.experts_per_token * sizes["expert"] * gates
+            elif remat == "attention":
+                total += sizes["attention"] * attentions + mlp + (0 if fused else pairs / 2)
+            else:
+                total += out * attentions + mlp + (0 if fused else pairs / 2)
+    return 2.0 * length * total

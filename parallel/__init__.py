@@ -5,13 +5,18 @@ from .context import zigzag_order as zigzag_order
 from .distributed import start as start
 from .expert import exchange_experts as exchange_experts
 from .faults import ends_together as ends_together
-from .local import on_each_device as on_each_device
 from .hardware import CHIPS as CHIPS
 from .hardware import Chip as Chip
+from .hardware import chip_of as chip_of
+from .links import NO_REDUCE_SCATTER as NO_REDUCE_SCATTER
+from .links import Link as Link
+from .links import links_of as links_of
+from .local import on_each_device as on_each_device
 from .machine import Machine as Machine
 from .machine import parse_machine as parse_machine
 from .mesh import AXES as AXES
 from .mesh import MeshConfig as MeshConfig
+from .mesh import abstract_mesh as abstract_mesh
 from .mesh import check_platform as check_platform
 from .mesh import has_accelerator as has_accelerator
 from .mesh import make_mesh as make_mesh
@@ -33,6 +38,7 @@ from .sharding import BATCH_AXES as BATCH_AXES
 from .sharding import RULES as RULES
 from .sharding import array_sharding as array_sharding
 from .sharding import batch_sharding as batch_sharding
+from .sharding import check_rows as check_rows
 from .sharding import divides_parameters as divides_parameters
 from .sharding import local_rows as local_rows
 from .sharding import make_rules as make_rules

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 # From the outermost, which may cross slower links, to the innermost, whose devices talk most.
 AXES = ("stage", "data", "fsdp", "expert", "context", "tensor")
@@ -114,6 +114,16 @@ def make_mesh(config: MeshConfig | None = None, devices: Sequence[Any] | None = 
     order = [place for i in range(len(AXES)) for place in (i, len(AXES) + i)]
     array = blocks.transpose(order).reshape([sizes[axis] for axis in AXES])
     return Mesh(array, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def abstract_mesh(sizes: Mapping[str, int] | None = None) -> AbstractMesh:
+    """A mesh of sizes alone, for what needs no devices: shapes of shards, and whether they are whole.
+
+    Args:
+        sizes: of the axes; those left out are 1.
+    """
+    shape = tuple((sizes or {}).get(axis, 1) for axis in AXES)
+    return AbstractMesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def group_slices(devices: Sequence[Any], num_slices: int) -> list[list[Any]]:

@@ -10,6 +10,7 @@ Letters: S stages, M microbatches, C chunks of a stage.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from itertools import groupby
 
@@ -101,6 +102,7 @@ class Schedule:
         return int(live.cumsum().max())
 
 
+@functools.lru_cache(maxsize=64)
 def make_schedule(name: str, *, num_stages: int, num_microbatches: int, num_chunks: int = 1) -> Schedule:
     """Builds the table of a schedule.
 

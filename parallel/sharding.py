@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from .context import zigzag_order
 from .mesh import AXES
@@ -87,13 +87,13 @@ def make_rules(preset: str = "zero3", replaced: str = "") -> Rules:
     return tuple(rules.items())
 
 
-def tree_shardings(tree: Any, mesh: Mesh, rules: Rules, *, of: str = "") -> Any:
+def tree_shardings(tree: Any, mesh: Mesh | AbstractMesh, rules: Rules, *, of: str = "") -> Any:
     """The sharding of each leaf of a tree whose parameters carry logical axes.
 
     Args:
         tree: arrays or ShapeDtypeStructs, boxed with their logical axes as Linen's `init` returns them;
             leaves without axes are replicated.
-        mesh: the mesh.
+        mesh: the mesh; an abstract one will do.
         rules: as `make_rules` returns them.
         of: "gradient" or "moment" for those of the parameters.
 
@@ -141,11 +141,11 @@ def array_sharding(mesh: Mesh, rank: int) -> NamedSharding:
     return batch_sharding(mesh) if rank == 2 else NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
-    """The rows of the global batch that this process must supply, in order; on a pod they may have gaps.
+def check_rows(mesh: Mesh | AbstractMesh, batch_size: int) -> None:
+    """Checks that the mesh divides the rows of the global batch.
 
     Raises:
-        ValueError: the batch is not divisible over the mesh.
+        ValueError: it does not.
     """
     parts = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
     if batch_size % parts:
@@ -154,6 +154,15 @@ def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
             f"({', '.join(f'config.mesh.{a}={mesh.shape[a]}' for a in BATCH_AXES)}); "
             f"use {max(1, round(batch_size / parts)) * parts}"
         )
+
+
+def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
+    """The rows of the global batch that this process must supply, in order; on a pod they may have gaps.
+
+    Raises:
+        ValueError: the batch is not divisible over the mesh.
+    """
+    check_rows(mesh, batch_size)
     sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
     held: set[int] = set()
     for index in sharding.addressable_devices_indices_map((batch_size,)).values():

@@ -28,6 +28,7 @@ from parallel.place import find_place
 from tests.helpers import uneven_batch
 from train import fit, init_state, make_train_step
 from train.metrics import read_metrics
+from train.planning import with_plan
 from train.samples import continue_prompts
 from train.state import abstract_state
 
@@ -115,6 +116,13 @@ def place(config: ConfigDict) -> str:
             return str(raised)
 
 
+def planned(config: ConfigDict) -> str:
+    """What a start says of its plan."""
+    lines: list[str] = []
+    with_plan(config, lines.append)
+    return str(lines)
+
+
 # field -> (another value, what must change with it)
 FIELDS: dict[str, tuple[Any, Callable[..., str]]] = {
     "name": ("another", run),
@@ -199,6 +207,7 @@ FIELDS: dict[str, tuple[Any, Callable[..., str]]] = {
     "optimizer.warmup_steps": (3, step_program),
     "optimizer.decay_steps": (3, step_program),
     "optimizer.final_fraction": (0.5, step_program),
+    "mesh.auto": (True, planned),
     "mesh.stage": (2, step_program),
     "mesh.data": (4, error),
     "mesh.fsdp": (2, step_program),

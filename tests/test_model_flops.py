@@ -1,7 +1,9 @@
 """Counts on paper against the real parameter tree, XLA's own count, and brute force."""
 
 import dataclasses
+import functools
 import itertools
+import math
 from typing import Any
 
 import jax
@@ -10,7 +12,15 @@ import numpy as np
 import pytest
 
 from configs import base
-from model import Transformer, TransformerConfig, count_params, forward_flops, loop_layers
+from model import (
+    Transformer,
+    TransformerConfig,
+    count_params,
+    forward_flops,
+    loop_layers,
+    recomputed_flops,
+    scan_layers,
+)
 from model.flops import seen_positions
 
 
@@ -135,3 +145,33 @@ def test_seen_positions_are_the_mean_row_sum_of_the_mask():
         distance = np.subtract.outer(np.arange(length), np.arange(length))
         mask = (distance >= 0) & (distance < (window or length))
         assert seen_positions(length, window) == pytest.approx(mask.sum() / length)
+
+
+def matmul_operations(jaxpr: Any) -> float:
+    """Operations of the products in a traced program, loops multiplied out."""
+    total = 0.0
+    for equation in jaxpr.eqns:
+        inner = [value for value in equation.params.values() if hasattr(value, "eqns") or hasattr(value, "jaxpr")]
+        times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        total += times * sum(matmul_operations(getattr(value, "jaxpr", value)) for value in inner)
+        if equation.primitive.name == "dot_general":
+            ((summed, _), _), (left, _) = equation.params["dimension_numbers"], equation.invars
+            depth = math.prod(left.aval.shape[dim] for dim in summed)
+            total += 2 * depth * equation.outvars[0].aval.size
+    return total
+
+
+@pytest.mark.parametrize("remat", ["full", "dots", "attention", "projections"])
+@pytest.mark.parametrize("activation", ["gelu", "swiglu"])
+def test_what_remat_computes_again_is_what_jax_traces(remat: str, activation: str):
+    config = make_config(activation=activation)
+    tokens = jnp.zeros((1, 16), jnp.int32)
+    params = jax.eval_shape(Transformer(config).init, jax.random.key(0), tokens[:, :1])["params"]
+
+    def operations(remat: str) -> float:
+        model = Transformer(config, stack_fn=functools.partial(scan_layers, remat=remat))
+        loss = jax.grad(lambda params: jnp.sum(model.apply({"params": params}, tokens)))
+        return matmul_operations(jax.make_jaxpr(loss)(params).jaxpr)
+
+    again = operations(remat) - operations("none")
+    assert again == recomputed_flops(config, 16, remat, fused=False)

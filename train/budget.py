@@ -35,24 +35,22 @@ Letters: B batch, T length, D model, L layers, C shards of the length, E experts
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from model import TransformerConfig
-from parallel import BATCH_AXES, Schedule
+from parallel import make_schedule
 from parallel.collectives import Total, Totals
 from parallel.context import kv_repeats
 from parallel.ring import ring_steps
 from parallel.schedules import ENDS, tables
 
-from .compose import make_model, num_microbatches, rules_of, schedule_of
-from .optimizer import parameter_name
-from .state import abstract_state, param_shardings
+from .layout import Layout, layout_of
+from .workload import Workload, workload_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +107,7 @@ class _Step:
         length_divided: whether tensor divides the residual's length.
         remat: what the backward pass computes again.
         context_attention: "ring" or "all_to_all".
-        schedule: of the stages.
+        layout: of the step.
         lowering: of the platform.
     """
 
@@ -123,7 +121,7 @@ class _Step:
     length_divided: bool
     remat: str
     context_attention: str
-    schedule: Schedule
+    layout: Layout
     lowering: Lowering
 
 
@@ -172,22 +170,24 @@ def budget(config: Any, mesh: Mesh, platform: str) -> list[Row]:
     Example:
         totals_of(budget(config, mesh, "cpu")) == totals(collectives(text, mesh.shape))
     """
-    model = make_model(config).config
-    sizes = dict(mesh.shape)
-    microbatches = num_microbatches(config, mesh)
-    rows = config.data.batch_size // math.prod(sizes[axis] for axis in BATCH_AXES) // microbatches
+    return budget_of(workload_of(config), layout_of(config, mesh), platform)
+
+
+def budget_of(workload: Workload, layout: Layout, platform: str) -> list[Row]:
+    """As `budget`, of shapes that are at hand, as for the many meshes of a plan."""
+    sizes = layout.sizes
     step = _Step(
-        model=model,
-        params=_parameters(config, mesh),
+        model=workload.model,
+        params=_parameters(workload, sizes),
         sizes=sizes,
-        tokens=rows * config.data.seq_len // sizes["context"],
-        length=config.data.seq_len,
-        microbatches=microbatches,
-        itemsize=jnp.dtype(model.dtype).itemsize,
-        length_divided="tensor" in dict(rules_of(config))["residual_length"],
-        remat=config.model.remat,
-        context_attention=config.mesh.context_attention,
-        schedule=schedule_of(config, mesh),
+        tokens=layout.microbatch_rows * workload.length // layout.context,
+        length=workload.length,
+        microbatches=layout.microbatches(workload),
+        itemsize=workload.itemsize,
+        length_divided=workload.divides_length,
+        remat=layout.remat,
+        context_attention=layout.context_attention,
+        layout=layout,
         lowering=LOWERINGS[platform],
     )
     return [row for axis, rows_of in AXES.items() if sizes[axis] > 1 for row in rows_of(step) if row.total.tensors]
@@ -202,23 +202,15 @@ def totals_of(rows: list[Row]) -> Totals:
     return added
 
 
-def _parameters(config: Any, mesh: Mesh) -> list[_Parameter]:
-    params = abstract_state(config, mesh).params
-    shardings = {of: jax.tree.leaves(param_shardings(config, mesh, of=of)) for of in ("", "gradient", "moment")}
+def _parameters(workload: Workload, sizes: dict[str, int]) -> list["_Parameter"]:
     found = []
-    for i, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(params)):
-        name = parameter_name(path)
-        layers = leaf.shape[0] if name.startswith("layers") else 1
-        others = math.prod(mesh.shape[axis] for axis in _axes(shardings[""][i]) if axis != "fsdp")
-        divided = {of: "fsdp" in _axes(leaves[i]) for of, leaves in shardings.items()}
-        of_experts = "expert" in _axes(shardings[""][i])
-        found.append(_Parameter(name, leaf.size // layers // others, layers, divided, of_experts))
+    for leaf in workload.params:
+        axes = workload.axes_of(leaf)
+        layers = leaf.shape[0] if leaf.in_layers else 1
+        others = math.prod(sizes[axis] for axis in axes if axis != "fsdp")
+        divided = {of: "fsdp" in workload.axes_of(leaf, of) for of in ("", "gradient", "moment")}
+        found.append(_Parameter(leaf.name, leaf.size // layers // others, layers, divided, "expert" in axes))
     return found
-
-
-def _axes(sharding: NamedSharding) -> list[str]:
-    """The mesh axes that divide an array."""
-    return [axis for part in sharding.spec if part for axis in ((part,) if isinstance(part, str) else part)]
 
 
 def _times(total: Total, count: int) -> Total:
@@ -335,7 +327,7 @@ def _context(step: _Step) -> list[Row]:
     if step.context_attention == "ring":
         steps = ring_steps(step.length // shards // 2, shards, m.window)
         sent = len(steps) - 1
-        elements = 2 * step.tokens * m.num_kv_heads * m.head_dim // step.sizes["tensor"]
+        elements = 2 * step.tokens * m.num_kv_heads * m.size_of_head // step.sizes["tensor"]
         again = L * M if step.lowering.gathers_ids_again else 0
         return [
             *rows,
@@ -355,7 +347,7 @@ def _context(step: _Step) -> list[Row]:
             Row("all-gather", "context", "positions and segment ids", _times(Total(1, 2 * ids), M + again)),
         ]
     kv_heads = m.num_kv_heads * kv_repeats(m.num_heads, m.num_kv_heads, shards * step.sizes["tensor"])
-    per_head = step.tokens * m.head_dim * step.itemsize // step.sizes["tensor"]
+    per_head = step.tokens * m.size_of_head * step.itemsize // step.sizes["tensor"]
     exchanged = Total(4, 2 * per_head * (m.num_heads + kv_heads))  # q, k and v; the output
     passes = {"forward": 1, "computed again": int(step.remat == "full"), "backward": 1}
     return [
@@ -395,13 +387,8 @@ def _expert(step: _Step) -> list[Row]:
 
 def _stage(step: _Step) -> list[Row]:
     activations = Total(1, step.tokens * step.model.d_model * step.itemsize)
-    arrays, _ = tables(step.schedule)
-    phases = step.schedule.phases()
-    of_kind = {kind: sum(len(ticks) for kinds, ticks in phases if kind in kinds) for kind in "FB"}
-    at_most = {
-        end: sum(len(ticks) for _, ticks in phases if (arrays[end][ticks.start : ticks.stop] >= 0).any())
-        for end in ENDS
-    }
+    layout = step.layout
+    of_kind, at_most = _ticks(layout.schedule, layout.stage, step.microbatches, layout.chunks)
     moved = {
         ("collective-permute", "activations"): _times(activations, of_kind["F"]),
         ("collective-permute", "gradients"): _times(activations, of_kind["B"]),
@@ -413,6 +400,20 @@ def _stage(step: _Step) -> list[Row]:
         ("all-reduce", "loss: maximum and sums, at most"): _times(Total(1, step.tokens * 4), 3 * at_most["leave"]),
     }
     return [Row(kind, "stage", what, total) for (kind, what), total in moved.items()]
+
+
+@functools.cache
+def _ticks(name: str, stages: int, microbatches: int, chunks: int) -> tuple[dict[str, int], dict[str, int]]:
+    """Ticks with a forward and with a backward; and those of phases in which any microbatch enters, leaves, exits."""
+    schedule = make_schedule(name, num_stages=stages, num_microbatches=microbatches, num_chunks=chunks)
+    arrays, _ = tables(schedule)
+    phases = schedule.phases()
+    of_kind = {kind: sum(len(ticks) for kinds, ticks in phases if kind in kinds) for kind in "FB"}
+    at_most = {
+        end: sum(len(ticks) for _, ticks in phases if (arrays[end][ticks.start : ticks.stop] >= 0).any())
+        for end in ENDS
+    }
+    return of_kind, at_most
 
 
 # Mesh axis -> its rows; one more axis is one more function here.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from data import DataConfig, make_task
 from model import (
@@ -26,8 +26,8 @@ from parallel import (
     BATCH_AXES,
     Schedule,
     all_to_all_attention,
+    check_rows,
     exchange_experts,
-    local_rows,
     make_rules,
     make_schedule,
     on_each_device,
@@ -107,18 +107,7 @@ def attention_of(config: Any, mesh: Mesh, model: TransformerConfig | None = None
         raise ValueError(
             f"config.mesh.context_attention={across!r} is not known; use one of {', '.join(CONTEXT_ATTENTION)}"
         )
-    image, data = c.choice("image"), DataConfig.of(config.data)
-    choice = choose_attention(
-        text,
-        Asked(
-            config=c,
-            platform=platform_of(mesh),
-            length=1 + (image.size // image.patch) ** 2 if image.kind else config.data.seq_len,
-            in_order=not getattr(make_task(data), "reads_both_ways", False),
-            packed=config.data.packing and not image.kind,
-            largest_head=_largest_head(mesh),
-        ),
-    )
+    choice = choose_attention(text, asked_of_attention(config, c, platform_of(mesh), largest_head=_largest_head(mesh)))
     if shards == 1 or across == "all_to_all":
         return choice
     if not text.startswith(("auto", "plain")):
@@ -128,6 +117,19 @@ def attention_of(config: Any, mesh: Mesh, model: TransformerConfig | None = None
             "config.mesh.context_attention='all_to_all'"
         )
     return Choice("ring", {})
+
+
+def asked_of_attention(config: Any, c: TransformerConfig, platform: str, *, largest_head: int = 256) -> Asked:
+    """What a config asks of its attention on a platform; c is the shape of its model."""
+    image, data = c.choice("image"), DataConfig.of(config.data)
+    return Asked(
+        config=c,
+        platform=platform,
+        length=1 + (image.size // image.patch) ** 2 if image.kind else config.data.seq_len,
+        in_order=not getattr(make_task(data), "reads_both_ways", False),
+        packed=config.data.packing and not image.kind,
+        largest_head=largest_head,
+    )
 
 
 def _largest_head(mesh: Any) -> int:
@@ -179,7 +181,7 @@ def rules_of(config: Any) -> Rules:
     return make_rules(config.mesh.rules, config.mesh.replaced_rules)
 
 
-def num_microbatches(config: Any, mesh: Mesh) -> int:
+def num_microbatches(config: Any, mesh: Mesh | AbstractMesh) -> int:
     """Passes of a step: each device takes `config.train.microbatch_rows` rows of its share at a time.
 
     Raises:
@@ -197,7 +199,7 @@ def num_microbatches(config: Any, mesh: Mesh) -> int:
     return share // rows
 
 
-def schedule_of(config: Any, mesh: Mesh) -> Schedule:
+def schedule_of(config: Any, mesh: Mesh | AbstractMesh) -> Schedule:
     """The pipeline schedule of a config.
 
     Raises:
@@ -246,34 +248,9 @@ def preflight(config: Any, mesh: Mesh) -> None:
     Raises:
         ValueError: it names the keys, the values and a legal choice.
     """
-    c = make_model(config, mesh).config
+    model = make_model(config, mesh).config
     DataConfig.of(config.data)
-    _check_context(config, mesh)
-    rules = rules_of(config)
-    local_rows(mesh, config.data.batch_size)
-    num_microbatches(config, mesh)
-    if mesh.shape["stage"] > 1:
-        schedule_of(config, mesh)
-    for logical, key, size in (
-        ("heads", "num_heads", c.num_heads),
-        ("kv_heads", "num_kv_heads", c.num_kv_heads),
-        ("mlp", "d_mlp", c.d_mlp),
-        ("experts", "num_experts", c.num_experts),
-        ("embed", "d_model", c.d_model),
-        ("vocab", "vocab_multiple", c.padded_vocab_size),
-        ("layers", "num_layers", c.num_layers - c.num_dense_layers),
-        ("residual_length", "seq_len", config.data.seq_len),
-    ):
-        axes = dict(rules)[logical]
-        parts = math.prod(mesh.shape[axis] for axis in axes)
-        if size % parts:
-            section = "data" if key == "seq_len" else "model"
-            raise ValueError(
-                f"config.{section}.{key} makes {size} {logical}, which are not divisible by the {parts} parts of "
-                f"{', '.join(f'config.mesh.{axis}={mesh.shape[axis]}' for axis in axes)}; use a multiple of {parts}, "
-                f"parts in {[n for n in range(1, parts + 1) if size % n == 0]}, or "
-                f"config.mesh.replaced_rules='{logical}=' to divide them over nothing"
-            )
+    check_mesh(config, mesh, model, rules_of(config))
     if not 0 <= config.seed < 2**31:
         raise ValueError(f"config.seed={config.seed} must be at least 0 and below 2^31")
     for field in ("steps", "log_every", "keep_checkpoints", "checkpoint_every"):
@@ -289,7 +266,47 @@ def preflight(config: Any, mesh: Mesh) -> None:
     check_sampling(config)
 
 
-def _check_context(config: Any, mesh: Mesh) -> None:
+def check_mesh(config: Any, mesh: Mesh | AbstractMesh, c: TransformerConfig, rules: Rules) -> None:
+    """Checks that a mesh divides the batch and the model; the part of `preflight` that a planner does for each mesh.
+
+    Args:
+        config: the whole config.
+        mesh: only its sizes matter.
+        c: the shape of the config's model.
+        rules: of the config.
+
+    Raises:
+        ValueError: it names the keys, the values and a legal choice.
+    """
+    _check_context(config, mesh)
+    check_rows(mesh, config.data.batch_size)
+    num_microbatches(config, mesh)
+    if mesh.shape["stage"] > 1:
+        schedule_of(config, mesh)
+    table = dict(rules)
+    for logical, key, size in (
+        ("heads", "num_heads", c.num_heads),
+        ("kv_heads", "num_kv_heads", c.num_kv_heads),
+        ("mlp", "d_mlp", c.d_mlp),
+        ("experts", "num_experts", c.num_experts),
+        ("embed", "d_model", c.d_model),
+        ("vocab", "vocab_multiple", c.padded_vocab_size),
+        ("layers", "num_layers", c.num_layers - c.num_dense_layers),
+        ("residual_length", "seq_len", config.data.seq_len),
+    ):
+        axes = table[logical]
+        parts = math.prod(mesh.shape[axis] for axis in axes)
+        if size % parts:
+            section = "data" if key == "seq_len" else "model"
+            raise ValueError(
+                f"config.{section}.{key} makes {size} {logical}, which are not divisible by the {parts} parts of "
+                f"{', '.join(f'config.mesh.{axis}={mesh.shape[axis]}' for axis in axes)}; use a multiple of {parts}, "
+                f"parts in {[n for n in range(1, parts + 1) if size % n == 0]}, or "
+                f"config.mesh.replaced_rules='{logical}=' to divide them over nothing"
+            )
+
+
+def _check_context(config: Any, mesh: Mesh | AbstractMesh) -> None:
     """Checks that the mesh can divide the length, and for the all-to-all the heads.
 
     Raises:

@@ -26,6 +26,7 @@ from .initial import adopt, first_state, fresh_parameters
 from .interrupt import Interrupt
 from .metrics import Recorder, peak_flops
 from .parameters_of_run import read_fixed
+from .planning import with_plan
 from .runtime import set_up
 from .samples import check_prompts, continue_prompts, reads_apart, writes
 from .state import TrainState, abstract_state, abstract_trained, model_params, restore_state, save_state
@@ -75,6 +76,7 @@ def fit(config: Any, workdir: str | os.PathLike[str]) -> Result:
     start(config.distributed)
     workdir = epath.Path(workdir)
     check_platform(config.platform)
+    config = with_plan(config, _log)
     mesh = make_mesh(config.mesh)
     is_process_0 = jax.process_index() == 0
     preflight(config, mesh)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from model import Transformer
 from parallel import on_mesh, tree_shardings
@@ -69,7 +69,7 @@ def _parts(state: TrainState) -> tuple[Any, Any]:
     return params, {"step": state.step, "opt_state": state.opt_state, **beside}
 
 
-def abstract_state(config: Any, mesh: Mesh) -> TrainState:
+def abstract_state(config: Any, mesh: Mesh | AbstractMesh) -> TrainState:
     """Shapes, dtypes and shardings of the state, without its values: what a checkpoint is restored into.
 
     Raises:
@@ -94,7 +94,7 @@ def abstract_state(config: Any, mesh: Mesh) -> TrainState:
     return state
 
 
-def abstract_params(config: Any, mesh: Mesh, rules: Rules) -> Any:
+def abstract_params(config: Any, mesh: Mesh | AbstractMesh, rules: Rules) -> Any:
     """As `abstract_state`, of all parameters of a config's model."""
     params = jax.eval_shape(lambda: _init_params(config, 0))
     return _abstract(nn.unbox(params), tree_shardings(params, mesh, rules))
@@ -119,13 +119,18 @@ def _abstract(tree: Any, shardings: Any) -> Any:
     )
 
 
-def param_shardings(config: Any, mesh: Mesh, *, of: str = "") -> Any:
+def param_shardings(config: Any, mesh: Mesh | AbstractMesh, *, of: str = "") -> Any:
     """Where each trained parameter lives, or its "gradient" or "moment" if `of` says so.
 
     Raises:
         ValueError: a parameter's dim is not divisible by the mesh axes it is divided over.
     """
     return tree_shardings(jax.eval_shape(lambda: _init_trees(config, 0)[0]), mesh, rules_of(config), of=of)
+
+
+def logical_axes(config: Any) -> Any:
+    """The logical axis of each dim of the parameters: a tree of specs of the trained ones, and one of the others."""
+    return nn.get_partition_spec(jax.eval_shape(lambda: _init_trees(config, 0)))
 
 
 def model_shardings(config: Any, mesh: Mesh, *, of: str = "") -> Any:
@@ -194,7 +199,7 @@ def _init(config: Any, seed: int | Array) -> TrainState:
     )
 
 
-def _shardings_like_params(opt_state: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
+def _shardings_like_params(opt_state: Any, params: Any, shardings: Any, mesh: Mesh | AbstractMesh) -> Any:
     """A leaf whose path ends like a parameter's, with its shape, is a moment of it and is sharded alike."""
     shapes = {path: leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     places = dict(jax.tree_util.tree_leaves_with_path(shardings))

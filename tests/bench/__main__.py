@@ -1,10 +1,11 @@
 """All benchmarks, one after the other: `make bench`."""
 
-from tests.bench import baselines, collectives, distillation, equivalence, loader, tasks
+from tests.bench import baselines, collectives, distillation, equivalence, loader, memory, tasks
 
 if __name__ == "__main__":
     equivalence.main()
     collectives.main()
+    memory.main()
     baselines.main([])
     tasks.main([])
     distillation.main()

@@ -1,0 +1,22 @@
+"""Llama 3 405B on 2048 v5p chips.
+
+    python -m train.plan --config configs/llama3_405b_v5p_2048.py --topology v5p:8x16x16
+
+Plan, an estimate from shapes and the hardware's peaks, neither compiled nor measured: fsdp=512 tensor=4, rows=1,
+remat=dots, attention=splash. 85.2 of 95.7 GiB a chip; a step takes at least 45.7 s (68.7 s if the network is not
+hidden), MFU at most 98.7% (65.6%), 367,516 tokens/s; compute binds.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import llama3_405b
+
+
+def get_config() -> ConfigDict:
+    """The config of the run."""
+    config = llama3_405b.get_config()
+    config.name = "llama3_405b_v5p_2048"
+    config.mesh.update(data=1, fsdp=512, tensor=4)
+    config.train.microbatch_rows = 1
+    config.model.remat = "dots"
+    return config

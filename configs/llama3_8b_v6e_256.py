@@ -1,0 +1,22 @@
+"""Llama 3 8B on 256 v6e chips.
+
+    python -m train.plan --config configs/llama3_8b_v6e_256.py --topology v6e:16x16
+
+Plan, an estimate from shapes and the hardware's peaks, neither compiled nor measured: fsdp=256, rows=1, remat=dots,
+attention=splash. 27.4 of 31.2 GiB a chip; a step takes at least 0.957 s (1.31 s if the network is not hidden), MFU at
+most 96.0% (70.3%), 4,382,929 tokens/s; compute binds.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import llama3_8b
+
+
+def get_config() -> ConfigDict:
+    """The config of the run."""
+    config = llama3_8b.get_config()
+    config.name = "llama3_8b_v6e_256"
+    config.mesh.update(data=1, fsdp=256)
+    config.train.microbatch_rows = 1
+    config.model.remat = "dots"
+    return config

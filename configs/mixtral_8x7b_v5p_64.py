@@ -1,0 +1,22 @@
+"""Mixtral 8x7B on 64 v5p chips.
+
+    python -m train.plan --config configs/mixtral_8x7b_v5p_64.py --topology v5p:4x4x4
+
+Plan, an estimate from shapes and the hardware's peaks, neither compiled nor measured: fsdp=64, rows=8,
+remat=attention, attention=splash. 83.2 of 95.7 GiB a chip; a step takes at least 14.4 s (15.1 s if the network is not
+hidden), MFU at most 82.4% (78.7%), 291,852 tokens/s; compute binds.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import mixtral_8x7b
+
+
+def get_config() -> ConfigDict:
+    """The config of the run."""
+    config = mixtral_8x7b.get_config()
+    config.name = "mixtral_8x7b_v5p_64"
+    config.mesh.update(data=1, fsdp=64)
+    config.train.microbatch_rows = 8
+    config.model.remat = "attention"
+    return config

@@ -1,0 +1,22 @@
+"""T5 11B on 64 v5p chips.
+
+    python -m train.plan --config configs/t5_11b_v5p_64.py --topology v5p:4x4x4
+
+Plan, an estimate from shapes and the hardware's peaks, neither compiled nor measured: fsdp=16 tensor=4, rows=128,
+remat=none, attention=blocked. 84.0 of 95.7 GiB a chip; a step takes at least 1.59 s (1.67 s if the network is not
+hidden), MFU at most 100.0% (94.7%), 808,718 tokens/s; compute binds.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import t5_11b
+
+
+def get_config() -> ConfigDict:
+    """The config of the run."""
+    config = t5_11b.get_config()
+    config.name = "t5_11b_v5p_64"
+    config.mesh.update(data=1, fsdp=16, tensor=4)
+    config.train.microbatch_rows = 128
+    config.model.remat = "none"
+    return config

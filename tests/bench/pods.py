@@ -1,0 +1,129 @@
+"""Writes the scale files of the pod configs anew, each with its plan in its header.
+
+    JAX_PLATFORMS=cpu python -m tests.bench.pods [llama3_8b_v5p_64 ...]
+
+A plan takes seconds of CPU time, those of 2,048 chips longer. Without names it writes all of them; nothing is compiled.
+"""
+
+import importlib
+import sys
+import textwrap
+from typing import Any, NamedTuple
+
+from parallel import Machine, parse_machine
+from tests.bench.results import ROOT
+from train.plan_text import GIB, describe, why_nothing_fits
+from train.planning import Plan, make_plan, overrides
+
+
+class Pod(NamedTuple):
+    """A scale file: of which config, and for which machine."""
+
+    base: str
+    topology: str
+    num_slices: int = 1
+
+
+PODS = {
+    "gpt2_124m_h100_1": Pod("gpt2_124m", "gpu:h100:1"),
+    "gpt2_124m_v5e_8": Pod("gpt2_124m", "v5e:2x4"),
+    "gpt2_1b5_h200_1": Pod("gpt2_1b5", "gpu:h200:1"),
+    "gpt2_1b5_v5e_8": Pod("gpt2_1b5", "v5e:2x4"),
+    "llama3_8b_h100_8": Pod("llama3_8b", "gpu:h100:8"),
+    "llama3_8b_v5e_64": Pod("llama3_8b", "v5e:8x8"),
+    "llama3_8b_v5p_64": Pod("llama3_8b", "v5p:4x4x4"),
+    "llama3_8b_v6e_256": Pod("llama3_8b", "v6e:16x16"),
+    "llama3_70b_h100_512": Pod("llama3_70b", "gpu:h100:8x64"),
+    "llama3_70b_v5p_512": Pod("llama3_70b", "v5p:8x8x8"),
+    "llama3_70b_v6e_256": Pod("llama3_70b", "v6e:16x16"),
+    "llama3_405b_v5p_2048": Pod("llama3_405b", "v5p:8x16x16"),
+    "llama3_405b_2x_v5p_1024": Pod("llama3_405b", "v5p:8x8x16", 2),
+    "mixtral_8x7b_v5p_64": Pod("mixtral_8x7b", "v5p:4x4x4"),
+    "qwen3_235b_a22b_v5p_512": Pod("qwen3_235b_a22b", "v5p:8x8x8"),
+    "bert_large_v5e_8": Pod("bert_large", "v5e:2x4"),
+    "t5_11b_v5p_64": Pod("t5_11b", "v5p:4x4x4"),
+}
+TITLES = {"gpt2_124m": "GPT-2, 124 million parameters,", "gpt2_1b5": "GPT-2, 1.5 billion parameters,"}
+TITLES |= {"llama3_8b": "Llama 3 8B", "llama3_70b": "Llama 3 70B", "llama3_405b": "Llama 3 405B", "t5_11b": "T5 11B"}
+TITLES |= {"mixtral_8x7b": "Mixtral 8x7B", "qwen3_235b_a22b": "Qwen3 235B-A22B", "bert_large": "BERT-large"}
+
+
+def machine_in_words(machine: Machine) -> str:
+    """Such as "64 v5p chips"."""
+    chip = machine.chip.name.upper() if machine.chip.platform == "gpu" else machine.chip.name
+    if machine.num_chips == 1:
+        return f"one {chip}"
+    if machine.chip.platform == "gpu":
+        return f"{machine.num_chips} {chip}"
+    slices = f"{machine.num_slices} slices of " if machine.num_slices > 1 else ""
+    return f"{slices}{machine.num_chips // machine.num_slices} {chip} chips"
+
+
+def header(plan: Plan) -> str:
+    """The plan in a paragraph."""
+    best, time = plan.best, plan.best.time
+    return (
+        f"Plan, an estimate from shapes and the hardware's peaks, neither compiled nor measured: {describe(best)}. "
+        f"{best.memory.total / GIB:.1f} of {plan.machine.chip.usable_bytes / GIB:.1f} GiB a chip; a step takes at "
+        f"least {time.overlapped:.3g} s ({time.serial:.3g} s if the network is not hidden), MFU at most {time.mfu:.1%} "
+        f"({time.mfu_serial:.1%}), {time.tokens_per_second:,.0f} tokens/s; {time.binds} binds."
+    )
+
+
+def assignments(changed: dict[str, Any]) -> list[str]:
+    """The changed fields as lines of a config."""
+    sections: dict[str, list[str]] = {}
+    for key, value in changed.items():
+        section, _, field = key.partition(".")
+        text = f'"{value}"' if isinstance(value, str) else str(value)
+        sections.setdefault(section, []).append(f"{field}={text}")
+    lines = []
+    for section, fields in sections.items():
+        single = fields[0].replace("=", " = ", 1)
+        lines.append(
+            f"config.{section}.{single}" if len(fields) == 1 else f"config.{section}.update({', '.join(fields)})"
+        )
+    return lines
+
+
+def source(name: str, pod: Pod, plan: Plan, changed: dict[str, Any]) -> str:
+    """The text of a scale file."""
+    flags = f" --num-slices {pod.num_slices}" if pod.num_slices > 1 else ""
+    body = "\n".join(f"    {line}" for line in assignments(changed))
+    return f'''"""{TITLES[pod.base]} on {machine_in_words(plan.machine)}.
+
+    python -m train.plan --config configs/{name}.py --topology {pod.topology}{flags}
+
+{textwrap.fill(header(plan), 118)}
+"""
+
+from ml_collections import ConfigDict
+
+from configs import {pod.base}
+
+
+def get_config() -> ConfigDict:
+    """The config of the run."""
+    config = {pod.base}.get_config()
+    config.name = "{name}"
+{body}
+    return config
+'''
+
+
+def main(names: list[str]) -> None:
+    """Plans and writes."""
+    for name in names or PODS:
+        pod = PODS[name]
+        config = importlib.import_module(f"configs.{pod.base}").get_config()
+        machine = parse_machine(pod.topology, pod.num_slices)
+        plan = make_plan(config, machine)
+        if not plan.best.fits:
+            raise ValueError(f"{name}: {why_nothing_fits(config, plan)}")
+        text = source(name, pod, plan, overrides(config, plan.best, machine))
+        (ROOT / "configs" / f"{name}.py").write_text(text)
+        print(name, describe(plan.best), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

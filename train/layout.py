@@ -1,0 +1,93 @@
+"""How a step is laid out on a machine: what a planner chooses, apart from the config that says it."""
+
+import dataclasses
+import math
+from typing import Any
+
+from parallel import AXES, BATCH_AXES
+
+from .workload import Workload
+
+# Attentions that have all probabilities in memory, and keep them.
+PLAIN = ("plain",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a step is laid out on a machine: what a planner chooses.
+
+    Attributes:
+        stage: stages of the pipeline.
+        data: replicas.
+        fsdp: shards of parameters.
+        expert: shards of experts.
+        context: shards of the length.
+        tensor: shards of heads and hidden dims.
+        microbatch_rows: of a device in one pass.
+        remat: a key of `model.REMAT_POLICIES`.
+        attention: how attention is computed.
+        schedule: of the stages.
+        chunks: pieces of the model that a stage holds.
+        context_attention: "ring" or "all_to_all".
+    """
+
+    stage: int
+    data: int
+    fsdp: int
+    expert: int
+    context: int
+    tensor: int
+    microbatch_rows: int
+    remat: str
+    attention: str
+    schedule: str = "1f1b"
+    chunks: int = 1
+    context_attention: str = "ring"
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Of the mesh axes."""
+        return {axis: getattr(self, axis) for axis in AXES}
+
+    @property
+    def is_ring(self) -> bool:
+        """Whether keys and values go round a ring."""
+        return self.context > 1 and self.context_attention == "ring"
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether attention keeps no probabilities."""
+        return self.attention not in PLAIN or self.is_ring
+
+    @property
+    def num_devices(self) -> int:
+        """All of them."""
+        return self.stage * self.data * self.fsdp * self.expert * self.context * self.tensor
+
+    def microbatches(self, workload: Workload) -> int:
+        """Passes of a step."""
+        return workload.rows // (self.data * self.fsdp * self.expert) // self.microbatch_rows
+
+    def tokens(self, workload: Workload) -> float:
+        """Tokens of a device in one pass."""
+        return self.microbatch_rows * workload.length / self.context
+
+
+def layout_of(config: Any, mesh: Any, *, attention: str = "plain") -> Layout:
+    """The layout that a config has on a mesh.
+
+    Args:
+        config: the whole config.
+        mesh: of which the sizes matter.
+        attention: as `Layout` has it.
+    """
+    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    return Layout(
+        **mesh.shape,
+        microbatch_rows=config.train.microbatch_rows or config.data.batch_size // shards,
+        remat=config.model.remat,
+        attention=attention,
+        schedule=config.mesh.schedule,
+        chunks=config.mesh.chunks,
+        context_attention=config.mesh.context_attention,
+    )
