@@ -9,6 +9,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from data import DataConfig
+from data.options import choose
 from model import EXPERT_AXES, REMAT_POLICIES, Transformer, TransformerConfig, attention, dropless, scan_layers
 from parallel import (
     BATCH_AXES,
@@ -108,6 +109,22 @@ def num_microbatches(config: Any, mesh: Mesh) -> int:
     return share // rows
 
 
+def _one() -> int:
+    return 1
+
+
+def _interleaved(*, chunks: int = 2) -> int:
+    return chunks
+
+
+def _zero_bubble(*, chunks: int = 1) -> int:
+    return chunks
+
+
+# Schedules of a pipeline -> how many pieces of the model each stage holds.
+SCHEDULES = {"gpipe": _one, "1f1b": _one, "interleaved": _interleaved, "zero_bubble": _zero_bubble}
+
+
 def schedule_of(config: Any, mesh: Mesh) -> Schedule:
     """The pipeline schedule of a config.
 
@@ -115,11 +132,12 @@ def schedule_of(config: Any, mesh: Mesh) -> Schedule:
         ValueError: the numbers of layers, stages, chunks and microbatches do not fit; it names the keys.
     """
     m = config.mesh
+    chosen = choose("config.mesh.schedule", m.schedule, SCHEDULES)
     schedule = make_schedule(
-        m.schedule,
+        chosen.kind,
         num_stages=mesh.shape["stage"],
         num_microbatches=num_microbatches(config, mesh),
-        num_chunks=m.chunks,
+        num_chunks=chosen.make(),
     )
     pieces = schedule.num_stages * schedule.num_chunks
     if config.model.architecture.startswith("encoder_decoder"):
@@ -133,7 +151,7 @@ def schedule_of(config: Any, mesh: Mesh) -> Schedule:
             f"config.model.num_layers={config.model.num_layers}"
             + (f" less num_dense_layers={config.model.num_dense_layers}" if config.model.num_dense_layers else "")
             + f" is not divisible by the {pieces} pieces of "
-            f"config.mesh.stage={schedule.num_stages} and config.mesh.chunks={schedule.num_chunks}; use a multiple of "
+            f"config.mesh.stage={schedule.num_stages} and config.mesh.schedule={m.schedule!r}; use a multiple of "
             f"{pieces}"
         )
     period = max(1, len(config.model.layer_pattern))

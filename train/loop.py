@@ -27,7 +27,7 @@ from .metrics import Recorder, peak_flops
 from .parameters_of_run import read_fixed
 from .runtime import set_up
 from .samples import check_prompts, continue_prompts, reads_apart, writes
-from .state import TrainState, abstract_state, abstract_trained, model_params, restore_state, save_state
+from .state import TrainState, abstract_state, abstract_trained, model_params, num_bytes, restore_state, save_state
 from .step import make_train_step
 from .suitability import check_labels, check_suits
 from .workdir import check_equal_corpora, check_same_corpus, check_space, check_workdir, write_run
@@ -81,9 +81,7 @@ def fit(config: Any, workdir: str | os.PathLike[str]) -> Result:
     target = abstract_state(config, mesh)
     fresh_parameters(config)
     check_workdir(workdir, config, _log)
-    saved = jax.tree.leaves(target.replace(fixed={}))
-    checkpoint_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in saved)
-    check_space(workdir, checkpoint_bytes, config.train.keep_checkpoints + 1 + bool(config.train.best))
+    check_space(workdir, num_bytes(target), config.train.keep_checkpoints + 1 + bool(config.train.best))
     corpus = in_turns("prepare", lambda: prepare(config.data, log=_log))
     check_equal_corpora(corpus)
     order = _check_corpus(config, corpus, workdir)
@@ -175,7 +173,7 @@ def _chosen(config: Any, mesh: Mesh, state: TrainState, best: Best, checkpoints:
     if best.step in (None, last):
         return state
     params = checkpoints.restore(best.step, params=abstract_trained(config, mesh))["params"]
-    return state.replace(step=jnp.asarray(best.step, jnp.int32), params=params)
+    return state.replace(step=jnp.asarray(best.step, jnp.int32), params=params, opt_state=())
 
 
 def _recorder(config: Any, mesh: Mesh, workdir: epath.Path, start: int, writes: bool) -> Recorder:

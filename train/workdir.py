@@ -36,7 +36,16 @@ _FREE = {f"model.{field}" for field in FREE_OF_MODEL} | {
 }
 _LABELS = ("labels", "label_counts")  # of a corpus, see data/supervised.py
 _SHAPES = ("data.vocab_size",)  # with `model` and `optimizer`: what the shapes of the state follow from
-_FIXED = ("model.", "data.", "seed", "optimizer.name", "train.objective", "train.parameters", "init_from")
+_FIXED = (
+    "model.",
+    "data.",
+    "seed",
+    "optimizer.name",
+    "optimizer.ema",
+    "train.objective",
+    "train.parameters",
+    "init_from",
+)
 
 
 def config_difference(old: Any, new: Any) -> tuple[dict[str, tuple[Any, Any]], dict[str, tuple[Any, Any]]]:
@@ -56,6 +65,8 @@ def config_difference(old: Any, new: Any) -> tuple[dict[str, tuple[Any, Any]], d
         del fixed["data.tokenizer"]  # another path: `check_same_corpus` compares what lies there
     if "optimizer.name" in fixed and len({str(name).partition(",")[0] for name in fixed["optimizer.name"]}) == 1:
         del fixed["optimizer.name"]  # the state is of the same shapes, whatever the options
+    if "optimizer.ema" in fixed and all(fixed["optimizer.ema"]):
+        del fixed["optimizer.ema"]  # another decay of an average that is there
     for field in {"data.source", "data.valid_source"} & set(fixed):  # likewise, if the parts have the same shares
         old, new = fixed[field]
         if old and new and read_shares(old) == read_shares(new):
