@@ -1,5 +1,6 @@
 """From the config to the parts: here it ends, and frozen dataclasses and plain arguments begin."""
 
+import copy
 import dataclasses
 import functools
 import math
@@ -91,6 +92,13 @@ def rules_of(config: Any) -> Rules:
     return make_rules(config.mesh.rules, config.mesh.replaced_rules)
 
 
+def with_batch_size(config: Any, size: int) -> Any:
+    """A config whose batches all have a size, such as one of those in `config.data.batch_ramp`."""
+    config = copy.deepcopy(config)
+    config.data.update(batch_size=size, batch_ramp="")
+    return config
+
+
 def num_microbatches(config: Any, mesh: Mesh) -> int:
     """Passes of a step: each device takes `config.train.microbatch_rows` rows of its share at a time.
 
@@ -176,13 +184,10 @@ def preflight(config: Any, mesh: Mesh) -> None:
         ValueError: it names the keys, the values and a legal choice.
     """
     c = make_model(config, mesh).config
-    DataConfig.of(config.data)
     _check_context(config, mesh)
     rules = rules_of(config)
-    local_rows(mesh, config.data.batch_size)
-    num_microbatches(config, mesh)
-    if mesh.shape["stage"] > 1:
-        schedule_of(config, mesh)
+    for size in reversed(DataConfig.of(config.data).ramp.sizes):
+        _check_batch(config, mesh, size)
     for logical, key, size in (
         ("heads", "num_heads", c.num_heads),
         ("kv_heads", "num_kv_heads", c.num_kv_heads),
@@ -216,6 +221,24 @@ def preflight(config: Any, mesh: Mesh) -> None:
     trained_part(config)
     Best.of(config)
     check_sampling(config)
+
+
+def _check_batch(config: Any, mesh: Mesh, size: int) -> None:
+    """Checks that batches of a size can be divided over the mesh.
+
+    Raises:
+        ValueError: it names the keys, the values and a legal choice.
+    """
+    of_size = with_batch_size(config, size)
+    try:
+        local_rows(mesh, size)
+        num_microbatches(of_size, mesh)
+        if mesh.shape["stage"] > 1:
+            schedule_of(of_size, mesh)
+    except ValueError as error:
+        if size == config.data.batch_size:
+            raise
+        raise ValueError(f"config.data.batch_ramp={config.data.batch_ramp!r} has batches of {size}: {error}") from error
 
 
 def _check_context(config: Any, mesh: Mesh) -> None:

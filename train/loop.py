@@ -1,5 +1,6 @@
 """The training loop."""
 
+import functools
 import os
 import sys
 import time
@@ -18,7 +19,7 @@ from parallel import check_platform, has_accelerator, in_turns, local_rows, make
 
 from .best import Best
 from .checkpoint import Checkpoints
-from .compose import make_model, preflight, schedule_of
+from .compose import make_model, preflight, schedule_of, with_batch_size
 from .distill import check_same_meaning
 from .evaluation import evaluate, figures_of_answers, make_eval_step
 from .initial import adopt, first_state, fresh_parameters
@@ -39,7 +40,7 @@ class Result(NamedTuple):
     Attributes:
         step: updates made.
         signum: the signal that ended it early, or 0.
-        num_traces: how often JAX traced the train step.
+        num_traces: how often JAX traced the train step; once for each size of a batch.
         validation: figures of the last evaluation, empty if it was ended early.
     """
 
@@ -113,9 +114,13 @@ def _train(
     """The loop itself: step, record, evaluate, save; then the last figures and a few samples."""
     t, step = config.train, int(state.step)
     traces: list[None] = []
-    train_step = make_train_step(config, mesh, on_trace=lambda: traces.append(None))
+    ramp = DataConfig.of(config.data).ramp
+    train_steps = {
+        size: make_train_step(with_batch_size(config, size), mesh, on_trace=lambda: traces.append(None))
+        for size in ramp.sizes
+    }
     eval_step = make_eval_step(config, mesh)
-    rows = local_rows(mesh, config.data.batch_size)
+    rows = functools.partial(local_rows, mesh)
     batches = make_batches(config.data, corpus=corpus, seed=config.seed, start=step, rows=rows)
     in_flight: deque[Array] = deque()
 
@@ -132,9 +137,10 @@ def _train(
             waited = time.perf_counter()
             batch = next(batches)
             waited = time.perf_counter() - waited
-            state, metrics = train_step(state, shard_batch(batch, mesh))
+            size = ramp.size(step)
+            state, metrics = train_steps[size](state, shard_batch(batch, mesh))
             step += 1
-            recorder.count_step(data_wait=waited)
+            recorder.count_step(rows=size, data_wait=waited)
             in_flight.append(metrics["loss"])
             if len(in_flight) > 2:  # the host may run two steps ahead, no further
                 in_flight.popleft().block_until_ready()
@@ -177,14 +183,14 @@ def _chosen(config: Any, mesh: Mesh, state: TrainState, best: Best, checkpoints:
 
 
 def _recorder(config: Any, mesh: Mesh, workdir: epath.Path, start: int, writes: bool) -> Recorder:
-    flops = 3 * config.data.batch_size * forward_flops(make_model(config).config, config.data.seq_len)
+    flops = 3 * forward_flops(make_model(config).config, config.data.seq_len)
     peak = peak_flops(jax.devices()[0].device_kind)
     return Recorder(
         workdir,
         start=start,
         num_steps=config.train.steps,
-        tokens_per_step=config.data.batch_size * config.data.seq_len,
-        flops_per_step=flops,
+        tokens_per_row=config.data.seq_len,
+        flops_per_row=flops,
         peak=peak and peak * mesh.size,
         writes=writes,
         chooses_best=bool(config.train.best),
@@ -214,7 +220,7 @@ def _describe(config: Any, mesh: Mesh, corpus: Corpus, order: TrainingRows, star
         f"{corpus.metadata['splits']['train']['tokens']:,} training tokens, {jax.devices()[0].device_kind} ({sizes}), "
         + (f"continuing at step {start} of {config.train.steps}" if start else f"{config.train.steps} steps")
     ]
-    epochs = order.epochs(config.train.steps * config.data.batch_size)
+    epochs = order.epochs(DataConfig.of(config.data).ramp.rows_before(config.train.steps))
     parts = corpus.metadata["source"].split("+")
     lines.append("Epochs: " + ", ".join(f"{n:.2f} of {part}" for n, part in zip(epochs, parts, strict=True)))
     if mesh.shape["stage"] > 1:

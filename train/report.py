@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
+from data import make_ramp
 from data.command_line import load_config, read_command_line, run_main
 
 from .metrics import read_metrics
@@ -29,8 +30,9 @@ class Curves(NamedTuple):
     def points(self, name: str) -> tuple[list[float], list[float]]:
         """Million tokens, padding included, and the values of a metric."""
         data = self.config.data
-        in_millions = data.batch_size * data.seq_len / 1e6
-        points = [(record["step"] * in_millions, record[name]) for record in self.records if name in record]
+        ramp, in_millions = make_ramp(data.batch_ramp, data.batch_size), data.seq_len / 1e6
+        rows = [(ramp.rows_before(record["step"]), record[name]) for record in self.records if name in record]
+        points = [(number * in_millions, value) for number, value in rows]
         return [x for x, _ in points], [y for _, y in points]
 
 
