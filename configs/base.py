@@ -88,7 +88,7 @@ def get_config() -> ConfigDict:
     data.prefetch = 8  # batches read ahead
 
     optimizer = config.optimizer = ConfigDict()
-    optimizer.name = "adamw"  # adamw[,b1=0.9][,b2=0.95][,eps=1e-8], muon, soap, lion, ... (docs/optimizers.md)
+    optimizer.name = "adamw"  # adamw[,b1=0.9][,b2=0.95][,eps=1e-8], muon, soap, ... (train/optimizer.py)
     optimizer.learning_rate = 1e-3  # the peak
     optimizer.weight_decay = 0.1  # times the learning rate; muon: of the hidden matrices only
     optimizer.ema = 0.0  # decay of an average of the weights, which evaluation and export then use; 0: off

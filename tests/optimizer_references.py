@@ -213,8 +213,9 @@ def error_of(make_optimizer: Callable[[Any], Any], config: Any, name: str, num_s
     config.optimizer.warmup_steps = 2
     rates = RATE * np.array([0.5] + [1.0] * (num_steps - 1))
     rng = np.random.default_rng(0)
-    draw = lambda: {k: rng.standard_normal(kind.shape).astype(np.float32) for k, kind in TREE.items()}  # noqa: E731
-    first, gradients = draw(), [draw() for _ in range(num_steps)]
+    first = {key: rng.standard_normal(kind.shape).astype(np.float32) for key, kind in TREE.items()}
+    drawn = {key: draw_gradients(rng, kind, num_steps) for key, kind in TREE.items()}
+    gradients = [{key: drawn[key][t] for key in TREE} for t in range(num_steps)]
     optimizer = make_optimizer(config)
     params = nest(first)
     state = optimizer.init(params)
@@ -231,6 +232,23 @@ def error_of(make_optimizer: Callable[[Any], Any], config: Any, name: str, num_s
             expected = REFERENCES[name](w, of_layer, rates, DECAY if kind.decays else 0.0, kind.hidden)
             errors.append(np.linalg.norm(ours[i] - expected) / np.linalg.norm(expected - w))
     return float(max(errors))
+
+
+def draw_gradients(rng: np.random.Generator, kind: Kind, number: int) -> list[Array]:
+    """Random gradients; those of a matrix that is not square have the directions of the first one.
+
+    SOAP rotates the others as rounding has it: they have no eigenvalues.
+    """
+    first = rng.standard_normal((int(np.prod(kind.shape)) // int(np.prod(kind.one)), *kind.one))
+    drawn = [first]
+    for _ in range(number - 1):
+        if len(kind.one) == 1 or kind.one[0] == kind.one[1]:
+            drawn.append(rng.standard_normal(first.shape))
+        elif kind.one[0] < kind.one[1]:
+            drawn.append(rng.standard_normal((len(first), kind.one[0], kind.one[0])) @ first)
+        else:
+            drawn.append(first @ rng.standard_normal((len(first), kind.one[1], kind.one[1])))
+    return [g.reshape(kind.shape).astype(np.float32) for g in drawn]
 
 
 def nest(flat: dict[str, Any]) -> Any:

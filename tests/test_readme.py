@@ -58,8 +58,8 @@ def test_a_config_is_a_delta(tmp_path: Path):
 
 
 def test_an_optimizer_is_a_function_and_a_row(config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    extend(monkeypatch, train.optimizer, BLOCKS["def _lion"], "OPTIMIZERS")
-    config.optimizer.name = "lion"
+    extend(monkeypatch, train.optimizer, BLOCKS["def _belief"], "OPTIMIZERS")
+    config.optimizer.name = "belief,b2=0.99"
     assert fit(config, tmp_path / "run").validation["loss"] < 5.7
 
 
