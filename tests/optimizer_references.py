@@ -58,10 +58,10 @@ def adam(w: Array, gradients: Sequence[Array], r: Array, d: float, hidden: bool)
     return w
 
 
-def adamw(w: Array, gradients: Sequence[Array], r: Array, d: float, hidden: bool) -> Array:
+def adamw(w: Array, gradients: Sequence[Array], r: Array, d: float, hidden: bool, eps: float = 1e-3) -> Array:
     """The same, weights decaying beside it."""
     for t in range(len(gradients)):
-        w = w - r[t] * (adam_direction(gradients, t, 0.8, 0.9, 1e-3) + d * w)
+        w = w - r[t] * (adam_direction(gradients, t, 0.8, 0.9, eps) + d * w)
     return w
 
 
@@ -121,9 +121,9 @@ def muon_of_optax(w: Array, gradients: Sequence[Array], r: Array, d: float, hidd
 
 
 def soap(w: Array, gradients: Sequence[Array], r: Array, d: float, hidden: bool) -> Array:
-    """Vyas et al. 2024, algorithms 3 and 4, the eigenvectors refined every other update."""
+    """Vyas et al. 2024, algorithms 3 and 4, eps 0.1, the eigenvectors refined every other update."""
     if not hidden:
-        return adamw(w, gradients, r, d, hidden)
+        return adamw(w, gradients, r, d, hidden, eps=0.1)
     (first, *rest) = gradients
     left, right = 0.1 * first @ first.T, 0.1 * first.T @ first
     (q_left, q_right) = (eigh(square)[1][:, ::-1] for square in (left, right))
@@ -132,7 +132,7 @@ def soap(w: Array, gradients: Sequence[Array], r: Array, d: float, hidden: bool)
     for t, g in enumerate(rest, 1):
         rotated = q_left.T @ g @ q_right
         m, v = 0.8 * m + 0.2 * g, 0.9 * v + 0.1 * rotated**2
-        n = q_left.T @ (m / (1 - 0.8**t)) @ q_right / (np.sqrt(v / (1 - 0.9**t)) + 1e-3)
+        n = q_left.T @ (m / (1 - 0.8**t)) @ q_right / (np.sqrt(v / (1 - 0.9**t)) + 0.1)
         w = w - r[t] * (q_left @ n @ q_right.T + d * w)
         left, right = 0.9 * left + 0.1 * g @ g.T, 0.9 * right + 0.1 * g.T @ g
         if t % 2 == 0:
@@ -165,7 +165,7 @@ REFERENCES: dict[str, Reference] = {
     "adafactor": adafactor,
     "lion,b1=0.8,b2=0.9": lion,
     f"muon,learning_rate=0.01,momentum=0.9,{ADAM}": muon_of_optax,
-    f"soap,every=2,{ADAM}": soap,
+    "soap,every=2,b1=0.8,b2=0.9,eps=0.1": soap,  # far above what rounding leaves where there is no gradient
     f"schedule_free,{ADAM}": schedule_free,
 }
 
