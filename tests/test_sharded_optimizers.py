@@ -22,7 +22,7 @@ from train import TrainState, init_state, make_train_step
 from train.checkpoint import Checkpoints
 from train.compose import rules_of
 from train.optimizer import make_optimizer, parameter_name
-from train.state import abstract_state, model_params, param_shardings, restore_state, save_state
+from train.state import abstract_state, model_params, moment_specs, param_shardings, restore_state, save_state
 
 # Options that keep updates smooth: rounding changes the sign of a gradient near zero, which Lion makes much of.
 NAMES = {
@@ -80,7 +80,7 @@ def updated(config: ConfigDict, mesh: Mesh, num_steps: int = NUM_STEPS) -> Train
 
     @functools.partial(jax.jit, out_shardings=(shardings.params, shardings.opt_state))
     def update(params: Any, opt_state: Any, grads: Any) -> tuple[Any, Any]:
-        updates, opt_state = optimizer.update(grads, opt_state, params)
+        updates, opt_state = optimizer.update(grads, opt_state, params, specs=moment_specs(config, mesh))
         return optax.apply_updates(params, updates), opt_state
 
     of_gradients = param_shardings(config, mesh, of="gradient")

@@ -25,7 +25,7 @@ class EmaState(NamedTuple):
     inner: Any
 
 
-def with_ema(optimizer: optax.GradientTransformation, decay: float) -> optax.GradientTransformation:
+def with_ema(optimizer: optax.GradientTransformationExtraArgs, decay: float) -> optax.GradientTransformationExtraArgs:
     """Keeps an exponential moving average of the parameters beside an optimizer, whose updates it leaves alone.
 
     Update t, from 0, has the decay min(decay, (1 + t) / (10 + t)): the initial values are soon forgotten.
@@ -43,14 +43,14 @@ def with_ema(optimizer: optax.GradientTransformation, decay: float) -> optax.Gra
     def init(params: Any) -> EmaState:
         return EmaState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params), optimizer.init(params))
 
-    def update(grads: Any, state: EmaState, params: Any = None) -> tuple[Any, EmaState]:
-        updates, inner = optimizer.update(grads, state.inner, params)
+    def update(grads: Any, state: EmaState, params: Any = None, **extra: Any) -> tuple[Any, EmaState]:
+        updates, inner = optimizer.update(grads, state.inner, params, **extra)
         kept = jnp.minimum(decay, (1 + state.count) / (10 + state.count)).astype(jnp.float32)
         new = optax.apply_updates(params, updates)
         average = jax.tree.map(lambda old, value: kept * old + (1 - kept) * value, state.average, new)
         return updates, EmaState(state.count + 1, average, inner)
 
-    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
 def averages(opt_state: Any) -> bool:

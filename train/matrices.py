@@ -1,38 +1,33 @@
 """Parameters seen as matrices, for optimizers that treat them as such.
 
-Letters: M matrices (stacked layers, experts), I inputs, O outputs.
+Letters: I inputs, O outputs; "..." numbers matrices: stacked layers, experts.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import optax
 from jax import Array
+from jax.sharding import PartitionSpec
 
 from .parameters import Matrix, matrix_of, parameter_name
 
-Params = Any
+Specs = Mapping[str, PartitionSpec]  # parameter's name -> how its moments are divided
+
+
+def num_stacked(matrix: Matrix) -> int:
+    """How many dims of a hidden matrix number it; its inputs and then its outputs follow them."""
+    first = matrix.inputs[0]
+    assert matrix.inputs + matrix.outputs == tuple(range(first, first + len(matrix.inputs + matrix.outputs)))
+    return first
 
 
 def to_matrices(param: Array, matrix: Matrix) -> Array:
-    """A parameter, or what is shaped like it, as (M, I, O)."""
-    order = _order(matrix, param.ndim)
-    sizes = [math.prod(param.shape[dim] for dim in dims) for dims in order]
-    return param.transpose([dim for dims in order for dim in dims]).reshape(sizes)
-
-
-def from_matrices(matrices_MIO: Array, matrix: Matrix, like: Array) -> Array:
-    """The inverse of `to_matrices`, for a parameter of the shape of `like`."""
-    order = [dim for dims in _order(matrix, like.ndim) for dim in dims]
-    whole = matrices_MIO.reshape([like.shape[dim] for dim in order])
-    return whole.transpose([order.index(dim) for dim in range(like.ndim)])
-
-
-def _order(matrix: Matrix, num_dims: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    stacked = tuple(dim for dim in range(num_dims) if dim not in matrix.inputs + matrix.outputs)
-    return stacked, matrix.inputs, matrix.outputs
+    """A parameter, or what is shaped like it, as (..., I, O)."""
+    sizes = (math.prod(param.shape[dim] for dim in dims) for dims in (matrix.inputs, matrix.outputs))
+    return param.reshape(*param.shape[: num_stacked(matrix)], *sizes)
 
 
 def hidden_matrix(path: tuple[Any, ...]) -> Matrix:
@@ -40,11 +35,6 @@ def hidden_matrix(path: tuple[Any, ...]) -> Matrix:
     matrix = matrix_of(parameter_name(path))
     assert matrix is not None
     return matrix
-
-
-def map_matrices(fn: Callable[..., Any], tree: Any, *others: Any) -> Any:
-    """Maps (matrix, leaf, ...) over trees of hidden matrices."""
-    return jax.tree_util.tree_map_with_path(lambda path, *leaves: fn(hidden_matrix(path), *leaves), tree, *others)
 
 
 def apart(hidden: optax.GradientTransformation, rest: optax.GradientTransformation) -> optax.GradientTransformation:

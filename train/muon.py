@@ -3,10 +3,10 @@
 Each matrix of the model is orthogonalised whole, on one device, and the devices share the matrices: where parameters
 are divided, or the same on many devices, no product is computed twice.
 
-Letters: M matrices, I inputs, O outputs.
+Letters: m matrices, I inputs, O outputs.
 """
 
-import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -16,8 +16,8 @@ from jax import Array
 
 from parallel import spread
 
-from .matrices import from_matrices, map_matrices, to_matrices
-from .parameters import Matrix
+from .matrices import Specs, hidden_matrix, num_stacked
+from .parameters import parameter_name
 
 # Of the quintic a x + b x^3 + c x^5, which brings singular values to between 0.7 and 1.2, the small ones fast.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -50,36 +50,44 @@ def scale_by_muon(*, momentum: float, iterations: int, eps: float) -> optax.Grad
     def init(params: Any) -> MuonState:
         return MuonState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
 
-    def update(grads: Any, state: MuonState, params: Any = None) -> tuple[Any, MuonState]:
+    def update(
+        grads: Any, state: MuonState, params: Any = None, *, specs: Specs | None = None, **extra: Any
+    ) -> tuple[Any, MuonState]:
         count = state.count + 1
         mu = jax.tree.map(lambda m, g: momentum * m + (1 - momentum) * g, state.mu, grads)
         ahead = optax.tree.bias_correction(mu, momentum, count + 1)
         now = optax.tree.bias_correction(grads, momentum, count)
         wanted = jax.tree.map(lambda m, g: momentum * m + (1 - momentum) * g, ahead, now)
 
-        def direction(matrix: Matrix, leaf: Array) -> Array:
-            x_MIO = to_matrices(leaf, matrix)
-            inputs, outputs = x_MIO.shape[1:]
-            orthogonal = spread(functools.partial(orthogonalise, iterations=iterations, eps=eps), x_MIO)
-            return from_matrices(max(1, outputs / inputs) ** 0.5 * orthogonal, matrix, leaf)
+        def direction(path: Any, leaf: Array) -> Array:
+            matrix = hidden_matrix(path)
+            inputs, outputs = (math.prod(leaf.shape[dim] for dim in dims) for dims in (matrix.inputs, matrix.outputs))
 
-        return map_matrices(direction, wanted), MuonState(count, mu)
+            def one_by_one(x: Array) -> Array:
+                x_mIO = x.reshape(-1, inputs, outputs)
+                return orthogonalise(x_mIO, iterations=iterations, eps=eps).reshape(x.shape)
 
-    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+            spec = specs[parameter_name(path)] if specs is not None else None
+            scale = max(1, outputs / inputs) ** 0.5
+            return scale * spread(one_by_one, leaf, num_stacked=num_stacked(matrix), spec=spec)
+
+        return jax.tree_util.tree_map_with_path(direction, wanted), MuonState(count, mu)
+
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
-def orthogonalise(x_MIO: Array, *, iterations: int, eps: float) -> Array:
+def orthogonalise(x_mIO: Array, *, iterations: int, eps: float) -> Array:
     """Brings all singular values of each matrix near 1 by Newton-Schulz iterations.
 
     Args:
-        x_MIO: the matrices.
+        x_mIO: the matrices.
         iterations: how many.
         eps: added to the norm.
     """
-    if x_MIO.shape[1] > x_MIO.shape[2]:  # the products are of the size of the smaller dim
-        return orthogonalise(x_MIO.mT, iterations=iterations, eps=eps).mT
+    if x_mIO.shape[1] > x_mIO.shape[2]:  # the products are of the size of the smaller dim
+        return orthogonalise(x_mIO.mT, iterations=iterations, eps=eps).mT
     a, b, c = _COEFFICIENTS
-    x = x_MIO / (jnp.linalg.norm(x_MIO, axis=(1, 2), keepdims=True) + eps)
+    x = x_mIO / (jnp.linalg.norm(x_mIO, axis=(1, 2), keepdims=True) + eps)
     for _ in range(iterations):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x

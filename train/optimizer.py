@@ -187,8 +187,12 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 }
 
 
-def make_optimizer(config: Any) -> optax.GradientTransformation:
+def make_optimizer(config: Any) -> optax.GradientTransformationExtraArgs:
     """The optimizer of a config, with clipping by global norm in front.
+
+    Returns:
+        A transformation whose update also takes `specs`, see `train.state.moment_specs`: on a mesh of several devices,
+        what treats whole matrices must know how they are divided.
 
     Raises:
         ValueError: an unknown optimizer or schedule, or a value out of range.
@@ -207,4 +211,5 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
     optimizer = optax.chain(clip, chosen.make())
     if config.model.num_experts and config.model.balance_bias_rate:
         optimizer = _balancing(optimizer, config.model.balance_bias_rate)
+    optimizer = optax.with_extra_args_support(optimizer)
     return with_ema(optimizer, o.ema) if o.ema else optimizer

@@ -1,19 +1,22 @@
 """SOAP: Adam in the eigenbasis of Shampoo's preconditioners (Vyas et al. 2024, arXiv:2409.11321, algorithms 3 and 4).
 
-Letters: M matrices, I inputs (also i), O outputs (also o).
+Letters: I inputs (also i), O outputs (also o).
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.sharding import PartitionSpec
 
 from parallel import spread
 
-from .matrices import from_matrices, hidden_matrix, map_matrices, to_matrices
-from .parameters import Matrix
+from .matrices import Specs, hidden_matrix, to_matrices
+from .moments import spec_of_part
+from .parameters import parameter_name
 
 _EXACT = jax.lax.Precision.HIGHEST  # or a rotation and its inverse would not cancel on TPUs
 
@@ -55,56 +58,61 @@ def scale_by_soap(*, b1: float, b2: float, eps: float, every: int) -> optax.Grad
 
     def init(params: Any) -> SoapState:
         zeros = lambda: jax.tree.map(jnp.zeros_like, params)  # noqa: E731
-        left, right = (lambda dim=dim: map_matrices(lambda *leaf: _square(*leaf, dim), params) for dim in (1, 2))
-        return SoapState(jnp.zeros((), jnp.int32), zeros(), zeros(), left(), right(), left(), right())
+        squares = lambda dim: jax.tree_util.tree_map_with_path(functools.partial(_square, dim), params)  # noqa: E731
+        return SoapState(jnp.zeros((), jnp.int32), zeros(), zeros(), squares(-2), squares(-1), squares(-2), squares(-1))
 
-    def update(grads: Any, state: SoapState, params: Any = None) -> tuple[Any, SoapState]:
+    def update(
+        grads: Any, state: SoapState, params: Any = None, *, specs: Specs | None = None, **extra: Any
+    ) -> tuple[Any, SoapState]:
         moves = state.count > 0
         # 0: keep the eigenvectors, 1: refine them, 2: find them
         action = jnp.where(moves, (state.count % every == 0).astype(jnp.int32), 2)
 
-        def one(matrix: Matrix, g: Array, mu: Array, nu: Array, *squares: Array) -> tuple[Array, ...]:
-            g_MIO = to_matrices(g, matrix)
-            left, right, left_basis, right_basis = (square.reshape(-1, *square.shape[-2:]) for square in squares)
-            bases = left_basis, right_basis
+        def one(path: Any, g: Array, mu: Array, nu: Array, *squares: Array) -> tuple[Array, ...]:
+            matrix = hidden_matrix(path)
+            left, right, left_basis, right_basis = squares
+            g_IO = to_matrices(g, matrix)
             mu = jnp.where(moves, b1 * mu + (1 - b1) * g, mu)
-            rotated = from_matrices(_rotate(g_MIO, *bases), matrix, g)
+            rotated = _rotate(g_IO, left_basis, right_basis).reshape(g.shape)
             nu = jnp.where(moves, b2 * nu + (1 - b2) * rotated**2, nu)
-            mean = from_matrices(_rotate(to_matrices(mu, matrix), *bases), matrix, g) / _correction(b1, state.count)
-            scaled = mean / (jnp.sqrt(nu / _correction(b2, state.count)) + eps)
-            back = _rotate(to_matrices(scaled, matrix), *(basis.mT for basis in bases))
-            direction = jnp.where(moves, from_matrices(back, matrix, g), 0.0)
-            left = b2 * left + (1 - b2) * jnp.einsum("mio,mjo->mij", g_MIO, g_MIO, precision=_EXACT)
-            right = b2 * right + (1 - b2) * jnp.einsum("mio,mip->mop", g_MIO, g_MIO, precision=_EXACT)
-            new = left, right, _eigenvectors(action, left, left_basis), _eigenvectors(action, right, right_basis)
-            shaped = (array.reshape(old.shape) for array, old in zip(new, squares, strict=True))
-            return direction, mu, nu, *shaped
+            mean = _rotate(to_matrices(mu, matrix), left_basis, right_basis) / _correction(b1, state.count)
+            scaled = mean / (jnp.sqrt(to_matrices(nu, matrix) / _correction(b2, state.count)) + eps)
+            direction = _rotate(scaled, left_basis.mT, right_basis.mT).reshape(g.shape)
+            left = b2 * left + (1 - b2) * jnp.einsum("...io,...jo->...ij", g_IO, g_IO, precision=_EXACT)
+            right = b2 * right + (1 - b2) * jnp.einsum("...io,...ip->...op", g_IO, g_IO, precision=_EXACT)
+            bases = []
+            for side, square, basis in (("left", left, left_basis), ("right", right, right_basis)):
+                spec = None
+                if specs is not None:
+                    sizes = jax.sharding.get_abstract_mesh().shape
+                    spec = spec_of_part(side, matrix, square.shape, specs[parameter_name(path)], sizes)
+                bases.append(_eigenvectors(action, square, basis, spec))
+            return jnp.where(moves, direction, 0.0), mu, nu, left, right, *bases
 
         flat, tree = jax.tree_util.tree_flatten_with_path(grads)
         others = (jax.tree.leaves(other) for other in state[1:])
-        results = [one(hidden_matrix(path), g, *more) for (path, g), *more in zip(flat, *others, strict=True)]
+        results = [one(path, g, *more) for (path, g), *more in zip(flat, *others, strict=True)]
         direction, *rest = (jax.tree.unflatten(tree, column) for column in zip(*results, strict=True))
         return direction, SoapState(state.count + 1, *rest)
 
-    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
-def _square(matrix: Matrix, param: Array, dim: int) -> Array:
-    size = to_matrices(param, matrix).shape[dim]
-    stacked = [param.shape[i] for i in range(param.ndim) if i not in matrix.inputs + matrix.outputs]
-    return jnp.zeros((*stacked, size, size), param.dtype)
+def _square(dim: int, path: Any, param: Array) -> Array:
+    shape = jax.eval_shape(to_matrices, param, hidden_matrix(path)).shape
+    return jnp.zeros((*shape[:-2], shape[dim], shape[dim]), param.dtype)
 
 
 def _correction(decay: float, count: Array) -> Array:
     return 1 - decay ** jnp.maximum(count, 1).astype(jnp.float32)
 
 
-def _rotate(x_MIO: Array, left_MIi: Array, right_MOo: Array) -> Array:
+def _rotate(x_IO: Array, left_Ii: Array, right_Oo: Array) -> Array:
     """Left^T X Right."""
-    return jnp.einsum("mio,mij,mop->mjp", x_MIO, left_MIi, right_MOo, precision=_EXACT)
+    return jnp.einsum("...io,...ij,...op->...jp", x_IO, left_Ii, right_Oo, precision=_EXACT)
 
 
-def _eigenvectors(action: Array, square_MII: Array, basis_MII: Array) -> Array:
+def _eigenvectors(action: Array, square: Array, basis: Array, spec: PartitionSpec | None) -> Array:
     """Finds the eigenvectors, or refines them by one power iteration and QR, each matrix on one device."""
 
     def find(square: Array, basis: Array) -> Array:
@@ -113,5 +121,7 @@ def _eigenvectors(action: Array, square_MII: Array, basis_MII: Array) -> Array:
     def refine(square: Array, basis: Array) -> Array:
         return jnp.linalg.qr(jnp.matmul(square, basis, precision=_EXACT))[0]
 
-    branches = [lambda square, basis: basis, *(lambda *args, fn=fn: spread(fn, *args) for fn in (refine, find))]
-    return jax.lax.switch(action, branches, square_MII, basis_MII)
+    def spread_out(fn: Any) -> Any:
+        return lambda *args: spread(fn, *args, num_stacked=square.ndim - 2, spec=spec)
+
+    return jax.lax.switch(action, [lambda square, basis: basis, spread_out(refine), spread_out(find)], square, basis)

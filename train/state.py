@@ -1,6 +1,5 @@
 """The state that a step takes and returns."""
 
-import math
 from typing import Any
 
 import flax.linen as nn
@@ -18,6 +17,7 @@ from .averaging import averaged, averages
 from .checkpoint import Checkpoints
 from .compose import make_model, rules_of
 from .distill import projection_of, teacher_config
+from .moments import spec_of_part
 from .optimizer import make_optimizer
 from .parameters import matrix_of, parameter_name
 from .trainable import BESIDE, add_adapters, check_names, divide, join, trained_part
@@ -147,6 +147,12 @@ def param_shardings(config: Any, mesh: Mesh, *, of: str = "") -> Any:
     return tree_shardings(jax.eval_shape(lambda: _init_trees(config, 0)[0]), mesh, rules_of(config), of=of)
 
 
+def moment_specs(config: Any, mesh: Mesh) -> dict[str, PartitionSpec]:
+    """How the moments of each trained parameter are divided, by its name: what optimizers of matrices need to know."""
+    shardings = param_shardings(config, mesh, of="moment")
+    return {parameter_name(path): leaf.spec for path, leaf in jax.tree_util.tree_leaves_with_path(shardings)}
+
+
 def model_shardings(config: Any, mesh: Mesh, *, of: str = "") -> Any:
     """As `param_shardings`, of all parameters of the model."""
     return tree_shardings(jax.eval_shape(lambda: _init_params(config, 0)), mesh, rules_of(config), of=of)
@@ -223,39 +229,9 @@ def _shardings_like_params(opt_state: Any, params: Any, shardings: Any, mesh: Me
             if path[i:] in shapes:
                 if shapes[path[i:]] == leaf.shape:
                     return places[path[i:]]
-                spec = _spec_of_part(path[i - 1 : i], path[i:], leaf.shape, places[path[i:]].spec, mesh)
-                return NamedSharding(mesh, spec)
+                kind, matrix = parameter_name(path[i - 1 : i]), matrix_of(parameter_name(path[i:]))
+                assert matrix is not None, path
+                return NamedSharding(mesh, spec_of_part(kind, matrix, leaf.shape, places[path[i:]].spec, mesh.shape))
         return NamedSharding(mesh, PartitionSpec())
 
     return jax.tree_util.tree_map_with_path(place, opt_state)
-
-
-def _spec_of_part(field: Any, path: Any, shape: tuple[int, ...], spec: Any, mesh: Mesh) -> PartitionSpec:
-    """The spec of what an optimizer keeps of a matrix's moment, from the moment's own spec.
-
-    Args:
-        field: where: "inputs" and "outputs" have these dims of the matrix alone (Adafactor), "left" and "right" are
-            square, with all inputs or all outputs as one dim, twice (SOAP).
-        path: of the parameter.
-        shape: of the leaf.
-        spec: of the moment.
-        mesh: the mesh.
-    """
-    matrix, kind = matrix_of(parameter_name(path)), parameter_name(field)
-    assert matrix is not None, path
-    axes = [spec[dim] if dim < len(spec) else None for dim in range(max(matrix.inputs + matrix.outputs) + 1)]
-    stacked = [axes[dim] for dim in range(len(axes)) if dim not in matrix.inputs + matrix.outputs]
-    if kind in ("inputs", "outputs"):
-        others = matrix.outputs if kind == "inputs" else matrix.inputs
-        return PartitionSpec(*(entry for dim, entry in enumerate(axes) if dim not in others))
-    rows, columns = (matrix.inputs, matrix.outputs) if kind.startswith("left") else (matrix.outputs, matrix.inputs)
-    divided = []
-    for dims in (rows, columns):  # the columns as the other side is, so that no device has more than its share
-        names = [name for dim in dims for name in _names(axes[dim])]
-        parts = math.prod(mesh.shape[name] for name in names)
-        divided.append(tuple(names) if names and shape[-1] % parts == 0 else None)
-    return PartitionSpec(*stacked, *divided)
-
-
-def _names(entry: Any) -> tuple[str, ...]:
-    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
