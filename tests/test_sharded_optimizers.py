@@ -42,7 +42,8 @@ MESHES: dict[str, dict[str, Any]] = {
     "zero1": {"data": 2, "fsdp": 4, "rules": "zero1"},
     "expert context fsdp": {"expert": 2, "context": 2, "fsdp": 2},
 }
-BOUNDS = {"muon": 1e-4, "soap": 1e-3}  # both go through many products of matrices; others 1e-5
+# Muon and SOAP go through many products of matrices, schedule-free finds x from y and z; others 1e-5.
+BOUNDS = {"muon": 1e-4, "soap": 1e-3, "schedule_free": 1e-4}
 NUM_STEPS = 4
 
 

@@ -25,7 +25,7 @@ CASES: dict[str, tuple[Any, tuple[int, ...], Any, int]] = {
     "fewer than devices": ({"data": 2, "fsdp": 2, "tensor": 2}, (3,), (None, "fsdp", "tensor"), 1),
     "no multiple": ({"data": 2, "fsdp": 2, "tensor": 2}, (11,), (None, "fsdp", "tensor"), 2),
     "stages": ({"stage": 2, "fsdp": 2, "tensor": 2}, (6,), ("stage", ("fsdp",), "tensor"), 1),
-    "two axes on one dim": ({"fsdp": 4, "tensor": 2}, (9,), (None, ("fsdp", "tensor")), 2),
+    "two axes on one dim": ({"data": 2, "fsdp": 2, "tensor": 2}, (9,), (None, ("fsdp", "tensor")), 2),
     "layers and experts": ({"stage": 2, "expert": 2, "fsdp": 2}, (4, 6), ("stage", "expert", "fsdp"), 3),
     "replicas": ({"data": 8}, (5,), (), 1),
 }

@@ -60,7 +60,7 @@ def scale_by_adafactor(*, decay: float, clip: float, relative: bool) -> optax.Gr
         count = state.count + 1
         kept = 1 - count.astype(jnp.float32) ** -decay
 
-        def one(path: Any, g: Array, param: Array, *means: Array | None) -> tuple[Any, ...]:
+        def one(path: Any, g: Array, param: Array, *means: Any) -> tuple[Any, ...]:
             matrix, squares = matrix_of(parameter_name(path)), g * g + _TINY
             if matrix is None:
                 nu = kept * means[2] + (1 - kept) * squares

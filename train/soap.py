@@ -4,6 +4,7 @@ Letters: I inputs (also i), O outputs (also o).
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ from jax.sharding import PartitionSpec
 
 from parallel import spread
 
-from .matrices import Specs, hidden_matrix, to_matrices
+from .matrices import Specs, hidden_matrix, num_stacked, to_matrices
 from .moments import spec_of_part
 from .parameters import parameter_name
 
@@ -58,8 +59,8 @@ def scale_by_soap(*, b1: float, b2: float, eps: float, every: int) -> optax.Grad
 
     def init(params: Any) -> SoapState:
         zeros = lambda: jax.tree.map(jnp.zeros_like, params)  # noqa: E731
-        squares = lambda dim: jax.tree_util.tree_map_with_path(functools.partial(_square, dim), params)  # noqa: E731
-        return SoapState(jnp.zeros((), jnp.int32), zeros(), zeros(), squares(-2), squares(-1), squares(-2), squares(-1))
+        squares = lambda side: jax.tree_util.tree_map_with_path(functools.partial(_square, side), params)  # noqa: E731
+        return SoapState(jnp.zeros((), jnp.int32), zeros(), zeros(), squares(0), squares(1), squares(0), squares(1))
 
     def update(
         grads: Any, state: SoapState, params: Any = None, *, specs: Specs | None = None, **extra: Any
@@ -98,9 +99,10 @@ def scale_by_soap(*, b1: float, b2: float, eps: float, every: int) -> optax.Grad
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
-def _square(dim: int, path: Any, param: Array) -> Array:
-    shape = jax.eval_shape(to_matrices, param, hidden_matrix(path)).shape
-    return jnp.zeros((*shape[:-2], shape[dim], shape[dim]), param.dtype)
+def _square(side: int, path: Any, param: Array) -> Array:
+    matrix = hidden_matrix(path)
+    size = math.prod(param.shape[i] for i in (matrix.inputs, matrix.outputs)[side])
+    return jnp.zeros((*param.shape[: num_stacked(matrix)], size, size), param.dtype)
 
 
 def _correction(decay: float, count: Array) -> Array:

@@ -1,16 +1,18 @@
 """Updates that each optimizer takes to one validation loss, at settings tuned by the same rule.
 
     python -m tests.bench.optimizers
+    python -m tests.bench.optimizers 0.02 adamw soap
 
 It trains a small GPT on the source files of Python's standard library, writes tests/bench/results/optimizers.json and
-docs/optimizers.md, and takes about two hours on two CPU cores; a fraction of the steps, such as 0.02, only tries it
-and writes nothing.
+docs/optimizers.md, and takes about two hours on two CPU cores; a fraction of the steps, or some
+of the optimizers with AdamW among them, only tries it and writes nothing.
 """
 
 import itertools
 import math
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -145,12 +147,12 @@ def numbers_kept(name: str) -> float:
     return next(sizes) / next(sizes)
 
 
-def main(fraction: float = 1.0) -> list[dict[str, Any]]:
+def main(fraction: float = 1.0, names: Sequence[str] = tuple(SETTINGS)) -> list[dict[str, Any]]:
     """Tunes each, trains it for several lengths, and writes the tables if all ran in full."""
     scaled = {steps: max(4, round(fraction * steps)) for steps in (TUNED, *LENGTHS)}
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for name in SETTINGS:
+        for name in names:
             losses = tuned(name, scaled[TUNED], Path(folder))
             rate = min(losses, key=lambda rate: losses[rate])
             lengths = {n: losses[rate] if n == TUNED else loss_of(name, rate, scaled[n], Path(folder)) for n in LENGTHS}
@@ -160,7 +162,7 @@ def main(fraction: float = 1.0) -> list[dict[str, Any]]:
         row |= {"steps": steps_to(target, row["lengths"]), "kept": numbers_kept(row["optimizer"])}
     errors = {name: error_of(make_optimizer, base.get_config(), name) for name in REFERENCES}
     page = markdown(rows, target, errors)
-    if fraction == 1.0:
+    if fraction == 1.0 and len(names) == len(SETTINGS):
         save("optimizers", {"runs": rows, "target": target, "errors": errors}, page)
     else:
         print(page)
@@ -195,4 +197,4 @@ def markdown(rows: list[dict[str, Any]], target: float, errors: dict[str, float]
 
 
 if __name__ == "__main__":
-    main(*map(float, sys.argv[1:]))
+    main(*map(float, sys.argv[1:2]), *([sys.argv[2:]] if sys.argv[2:] else []))
