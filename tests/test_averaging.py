@@ -61,7 +61,7 @@ def test_an_average_of_a_part_of_the_parameters_goes_back_to_the_whole(config: C
 
 def test_a_run_without_an_average_cannot_go_on_with_one(config: ConfigDict, tmp_path: Path):
     config.mesh.update(data=1, allow_idle=True)
-    config.train.update(steps=2)
+    config.train.update(steps=3)
     fit(config, tmp_path / "run")
     config.optimizer.ema = 0.9
     with pytest.raises(ValueError, match=r"other values of\n  config.optimizer.ema: 0.0 there, 0.9 now"):

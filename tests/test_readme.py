@@ -22,7 +22,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = {
     name: block
     for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    for name in ("get_config()\nmesh", "def get_config", "def _lion", "def focal_lm", "def paragraphs", "def shout")
+    for name in ("get_config()\nmesh", "def get_config", "def _belief", "def focal_lm", "def paragraphs", "def shout")
     if name in block
 }
 
