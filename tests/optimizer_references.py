@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from numpy.linalg import eigh, qr
+from numpy.linalg import qr
 from optax.contrib import muon
 
 Array = np.ndarray
@@ -126,7 +126,9 @@ def soap(w: Array, gradients: Sequence[Array], r: Array, d: float, hidden: bool)
         return adamw(w, gradients, r, d, hidden, eps=0.1)
     (first, *rest) = gradients
     left, right = 0.1 * first @ first.T, 0.1 * first.T @ first
-    (q_left, q_right) = (eigh(square)[1][:, ::-1] for square in (left, right))
+    q_left, q_right = np.eye(len(left)), np.eye(len(right))
+    for _ in range(10):
+        q_left, q_right = qr(left @ q_left)[0], qr(right @ q_right)[0]
     w = w - r[0] * d * w
     m, v = np.zeros_like(w), np.zeros_like(w)
     for t, g in enumerate(rest, 1):

@@ -1,5 +1,8 @@
 """SOAP: Adam in the eigenbasis of Shampoo's preconditioners (Vyas et al. 2024, arXiv:2409.11321, algorithms 3 and 4).
 
+The paper finds the first eigenvectors by a decomposition, which compilers for TPUs take minutes for; here it is rounds
+of the power iteration that refines them later.
+
 Letters: I inputs (also i), O outputs (also o).
 """
 
@@ -19,6 +22,7 @@ from .matrices import Specs, hidden_matrix, num_stacked, to_matrices
 from .moments import spec_of_part
 from .parameters import parameter_name
 
+_FIRST_ROUNDS = 10  # of power iteration that find the first eigenvectors
 _EXACT = jax.lax.Precision.HIGHEST  # or a rotation and its inverse would not cancel on TPUs
 
 
@@ -59,15 +63,18 @@ def scale_by_soap(*, b1: float, b2: float, eps: float, every: int) -> optax.Grad
 
     def init(params: Any) -> SoapState:
         zeros = lambda: jax.tree.map(jnp.zeros_like, params)  # noqa: E731
-        squares = lambda side: jax.tree_util.tree_map_with_path(functools.partial(_square, side), params)  # noqa: E731
-        return SoapState(jnp.zeros((), jnp.int32), zeros(), zeros(), squares(0), squares(1), squares(0), squares(1))
+
+        def squares(fill: float, side: int) -> Any:
+            return jax.tree_util.tree_map_with_path(functools.partial(_square, fill, side), params)
+
+        bases = squares(1.0, 0), squares(1.0, 1)
+        return SoapState(jnp.zeros((), jnp.int32), zeros(), zeros(), squares(0.0, 0), squares(0.0, 1), *bases)
 
     def update(
         grads: Any, state: SoapState, params: Any = None, *, specs: Specs | None = None, **extra: Any
     ) -> tuple[Any, SoapState]:
         moves = state.count > 0
-        # 0: keep the eigenvectors, 1: refine them, 2: find them
-        action = jnp.where(moves, (state.count % every == 0).astype(jnp.int32), 2)
+        rounds = jnp.where(moves, (state.count % every == 0).astype(jnp.int32), _FIRST_ROUNDS)
 
         def one(path: Any, g: Array, mu: Array, nu: Array, *squares: Array) -> tuple[Array, ...]:
             matrix = hidden_matrix(path)
@@ -87,7 +94,7 @@ def scale_by_soap(*, b1: float, b2: float, eps: float, every: int) -> optax.Grad
                 if specs is not None:
                     sizes = jax.sharding.get_abstract_mesh().shape
                     spec = spec_of_part(side, matrix, square.shape, specs[parameter_name(path)], sizes)
-                bases.append(_eigenvectors(action, square, basis, spec))
+                bases.append(_eigenvectors(rounds, square, basis, spec))
             return jnp.where(moves, direction, 0.0), mu, nu, left, right, *bases
 
         flat, tree = jax.tree_util.tree_flatten_with_path(grads)
@@ -99,10 +106,11 @@ def scale_by_soap(*, b1: float, b2: float, eps: float, every: int) -> optax.Grad
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
-def _square(side: int, path: Any, param: Array) -> Array:
+def _square(fill: float, side: int, path: Any, param: Array) -> Array:
+    """A number times the identity, for each matrix."""
     matrix = hidden_matrix(path)
     size = math.prod(param.shape[i] for i in (matrix.inputs, matrix.outputs)[side])
-    return jnp.zeros((*param.shape[: num_stacked(matrix)], size, size), param.dtype)
+    return jnp.broadcast_to(fill * jnp.eye(size, dtype=param.dtype), (*param.shape[: num_stacked(matrix)], size, size))
 
 
 def _correction(decay: float, count: Array) -> Array:
@@ -114,16 +122,11 @@ def _rotate(x_IO: Array, left_Ii: Array, right_Oo: Array) -> Array:
     return jnp.einsum("...io,...ij,...op->...jp", x_IO, left_Ii, right_Oo, precision=_EXACT)
 
 
-def _eigenvectors(action: Array, square: Array, basis: Array, spec: PartitionSpec | None) -> Array:
-    """Finds the eigenvectors, or refines them by one power iteration and QR, each matrix on one device."""
-
-    def find(square: Array, basis: Array) -> Array:
-        return jnp.linalg.eigh(square)[1][..., ::-1]
+def _eigenvectors(rounds: Array, square: Array, basis: Array, spec: PartitionSpec | None) -> Array:
+    """Refines eigenvectors by rounds of power iteration and QR (algorithm 4), each matrix on one device."""
 
     def refine(square: Array, basis: Array) -> Array:
         return jnp.linalg.qr(jnp.matmul(square, basis, precision=_EXACT))[0]
 
-    def spread_out(fn: Any) -> Any:
-        return lambda *args: spread(fn, *args, num_stacked=square.ndim - 2, spec=spec)
-
-    return jax.lax.switch(action, [lambda square, basis: basis, spread_out(refine), spread_out(find)], square, basis)
+    spread_out = functools.partial(spread, refine, num_stacked=square.ndim - 2, spec=spec)
+    return jax.lax.fori_loop(0, rounds, lambda _, basis: spread_out(square, basis), basis)
