@@ -82,25 +82,22 @@ def get_config() -> ConfigDict:
     data.tokenizer_bytes = 20_000_000  # about how much text the tokenizer is trained on
     data.seq_len = 256  # tokens in a row: a window of text, one labelled example, or several
     data.batch_size = 16  # rows in a step, over all devices
+    data.batch_ramp = ""  # doubling,start=4,steps=300: the first 300 steps have fewer rows, in equal parts 4, 8, ...
     data.packing = True  # fill rows with several documents or examples; False: a row has one, padded
     data.augment = ()  # changes to training texts: token_dropout, delete, swap[,rate=0.1], or yours (data/augment.py)
     data.read_threads = 2  # threads that read batches ahead
     data.prefetch = 8  # batches read ahead
 
     optimizer = config.optimizer = ConfigDict()
-    optimizer.name = "adamw"  # adamw or muon[,learning_rate=0.02][,iterations=5], which are of the hidden matrices
+    optimizer.name = "adamw"  # adamw[,b1=0.9][,b2=0.95][,eps=1e-8], muon, soap, ... (train/optimizer.py)
     optimizer.learning_rate = 1e-3  # the peak
-    optimizer.b1 = 0.9  # adamw: decay of the mean of the gradients
-    optimizer.b2 = 0.95  # adamw: decay of the mean of their squares
-    optimizer.eps = 1e-8  # added to the divisor
     optimizer.weight_decay = 0.1  # times the learning rate; muon: of the hidden matrices only
+    optimizer.ema = 0.0  # decay of an average of the weights, which evaluation and export then use; 0: off
     optimizer.no_decay = "norm|bias|/b_|/b$|embedding|positions|token"  # parameters whose name matches are not decayed
     optimizer.layer_decay = 1.0  # factor of the learning rate from each layer to the one below it; 1: none
     optimizer.clip_norm = 1.0  # global norm of the gradients; 0: off
-    optimizer.schedule = "cosine"  # constant, linear, cosine, inverse_sqrt or wsd
+    optimizer.schedule = "cosine"  # constant, inverse_sqrt, linear or cosine[,final_fraction=0.1], wsd[,decay_steps=0]
     optimizer.warmup_steps = 100  # updates until the peak
-    optimizer.decay_steps = 0  # wsd: length of the last, linear phase; 0: a fifth of the steps
-    optimizer.final_fraction = 0.1  # of the peak, at the last step
 
     mesh = config.mesh = ConfigDict()
     mesh.auto = False  # choose the axes, train.microbatch_rows and model.remat for the devices at hand (train/plan.py)
@@ -111,8 +108,7 @@ def get_config() -> ConfigDict:
     mesh.context = 1  # shards of the sequence
     mesh.context_attention = "ring"  # context > 1: ring, or all_to_all, which needs heads for context * tensor shards
     mesh.tensor = 1  # shards of heads, mlp and vocabulary
-    mesh.schedule = "1f1b"  # of the stages: gpipe, 1f1b, interleaved or zero_bubble
-    mesh.chunks = 1  # interleaved, zero_bubble: pieces of the model that each stage holds
+    mesh.schedule = "1f1b"  # of the stages: gpipe, 1f1b, interleaved[,chunks=2] or zero_bubble[,chunks=1]
     mesh.num_slices = 1  # groups of devices that only a slower network joins: TPU slices, GPU hosts
     mesh.slice_axes = "stage+data+fsdp"  # axes that may cross it, the first as far as it goes
     mesh.allow_idle = False  # accept a mesh smaller than the devices at hand

@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     config.model.update(head="transform", classifier="tanh,classes=2")
     config.data.update(source="jsonl,path=~/data/text", task="masked_lm,next_sentence=1", batch_size=4096)
     config.data.update(tokenizer="bpe,extra_ids=100", vocab_size=30_522, seq_len=512)
-    config.optimizer.update(learning_rate=1e-3, b2=0.999, warmup_steps=1500)
+    config.optimizer.update(name="adamw,b2=0.999", learning_rate=1e-3, warmup_steps=1500)
     config.train.steps = 31_250
     config.sample.prompts = ()
     return config

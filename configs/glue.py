@@ -48,7 +48,8 @@ def fine_tuning(dataset: str, rename: str, num_classes: int, num_examples: int, 
     config.data.task = "classification"
     config.data.update(seq_len=128, batch_size=32)
     config.model.update(classifier=f"tanh,classes={num_classes}", dropout=0.1)
-    config.optimizer.update(learning_rate=2e-5, schedule="linear", final_fraction=0.0, weight_decay=0.01, b2=0.999)
+    config.optimizer.update(learning_rate=2e-5, weight_decay=0.01)
+    config.optimizer.update(name="adamw,b2=0.999", schedule="linear,final_fraction=0")
     config.train.steps = -(-3 * num_examples // config.data.batch_size)
     config.optimizer.warmup_steps = config.train.steps // 10
     config.train.update(eval_every=config.train.steps // 6, eval_batches=0)

@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.model.update(num_layers=3, num_kv_heads=2, activation="squared_relu", qk_norm="head", init_std=0.05)
     config.model.scan_unroll = 3  # on a CPU the loop over layers costs more than it saves
     config.data.update(seq_len=256, batch_size=8)
-    config.optimizer.update(name="muon,iterations=3", learning_rate=0.015, b2=0.99, weight_decay=0.0)
-    config.optimizer.update(schedule="wsd", warmup_steps=30, decay_steps=360, final_fraction=0.0)
+    config.optimizer.update(name="muon,iterations=3,b2=0.99", learning_rate=0.015, weight_decay=0.0)
+    config.optimizer.update(schedule="wsd,decay_steps=360,final_fraction=0", warmup_steps=30)
     config.train.update(steps=600, log_every=20, eval_every=200, checkpoint_every=200)
     return config

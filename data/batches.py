@@ -5,7 +5,7 @@ Letters: B batch, T length.
 
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import grain
@@ -15,6 +15,7 @@ from grain.experimental import index_shuffle
 from .config import DataConfig
 from .mixture import make_mixture
 from .preparation import prepare
+from .ramp import Ramp
 from .store import Corpus
 from .tasks import make_task
 from .tasks.task import Batch, BatchedRows, Rows, Setting
@@ -91,17 +92,18 @@ class TrainingRows:
 
 
 class _Batches:
-    """Step s of an endless order as a random-access source: places [s * B, (s + 1) * B)."""
+    """Step s of an endless order as a random-access source: the B places after those of the steps before it."""
 
-    def __init__(self, order: TrainingRows, batch_size: int, rows: Sequence[int]):
-        self._order, self._batch_size, self._rows = order, batch_size, rows
+    def __init__(self, order: TrainingRows, ramp: Ramp, rows: Callable[[int], Sequence[int]]):
+        self._order, self._ramp, self._rows = order, ramp, rows
 
     def __len__(self) -> int:
-        return sys.maxsize // self._batch_size
+        return sys.maxsize // max(self._ramp.sizes)
 
     def __getitem__(self, index: int) -> Batch:
-        first = int(index) * self._batch_size
-        return self._order.batch([first + int(row) for row in self._rows])
+        step = int(index)
+        first = self._ramp.rows_before(step)
+        return self._order.batch([first + int(row) for row in self._rows(self._ramp.size(step))])
 
 
 def _shuffled(place: int, num_rows: int, seed: int) -> int:
@@ -132,7 +134,12 @@ def _stack(examples: list[Batch]) -> Batch:
 
 
 def make_batches(
-    config: Any, *, corpus: Corpus | None = None, seed: int = 0, start: int = 0, rows: Sequence[int] | None = None
+    config: Any,
+    *,
+    corpus: Corpus | None = None,
+    seed: int = 0,
+    start: int = 0,
+    rows: Sequence[int] | Callable[[int], Sequence[int]] = range,
 ) -> Iterator[Batch]:
     """Yields the training batches from step `start` on, without end.
 
@@ -145,7 +152,8 @@ def make_batches(
         corpus: what to read; None is the config's, which is prepared if it is not there.
         seed: of the order.
         start: first step.
-        rows: the rows of the global batch to read; None reads all.
+        rows: the rows of the global batch to read, or a function that says them for a batch of a size; all of them by
+            default.
 
     Yields:
         Dicts of arrays (rows, ...), as the config's task makes them.
@@ -158,8 +166,8 @@ def make_batches(
     """
     config = DataConfig.of(config)
     order = TrainingRows(config, corpus or prepare(config), seed)
-    rows = range(config.batch_size) if rows is None else rows
-    batches = grain.MapDataset.source(_Batches(order, config.batch_size, rows))
+    rows_of = rows if callable(rows) else lambda size: rows
+    batches = grain.MapDataset.source(_Batches(order, config.ramp, rows_of))
     options = grain.ReadOptions(num_threads=config.read_threads, prefetch_buffer_size=config.prefetch)
     return iter(batches.slice(slice(start, None)).to_iter_dataset(options))
 

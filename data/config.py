@@ -6,6 +6,7 @@ from typing import Any
 from etils import epath
 
 from .options import Chosen, choose
+from .ramp import Ramp, make_ramp
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,7 @@ class DataConfig:
     tokenizer_bytes: int
     seq_len: int
     batch_size: int
+    batch_ramp: str
     packing: bool
     augment: tuple[str, ...]
     read_threads: int
@@ -74,12 +76,18 @@ class DataConfig:
         ):
             if getattr(self, field) < least:
                 raise ValueError(f"config.data.{field}={getattr(self, field)} must be at least {least}")
+        make_ramp(self.batch_ramp, self.batch_size)
         if 0 < self.chunk_bytes < 4:
             raise ValueError(
                 f"config.data.chunk_bytes={self.chunk_bytes} must be 0, or at least 4: the bytes of one character"
             )
         if not 0 < self.valid_fraction < 1:
             raise ValueError(f"config.data.valid_fraction={self.valid_fraction} must be between 0 and 1")
+
+    @property
+    def ramp(self) -> Ramp:
+        """How many rows the batch of each step has."""
+        return make_ramp(self.batch_ramp, self.batch_size)
 
     @property
     def trains_tokenizer(self) -> bool:

@@ -50,4 +50,5 @@ from .sharding import to_host as to_host
 from .sharding import tree_shardings as tree_shardings
 from .shared import check_shared as check_shared
 from .simulated import reserve_threads as reserve_threads
+from .spread import spread as spread
 from .topology import topology_devices as topology_devices

@@ -136,11 +136,11 @@ def make_schedule(name: str, *, num_stages: int, num_microbatches: int, num_chun
         raise ValueError(f"config.mesh.schedule={name!r} is not known; use one of {', '.join(SCHEDULES)}")
     if C < 1 or (name == "interleaved") > (C > 1) or (C > 1 and name in ("gpipe", "1f1b")):
         legal = {"interleaved": "2 or more", "zero_bubble": "1 or more"}.get(name, "1")
-        raise ValueError(f"config.mesh.chunks={C} does not suit config.mesh.schedule={name!r}; use {legal}")
+        raise ValueError(f"config.mesh.schedule={name!r} does not suit chunks={C}; use {legal}")
     if C > 1 and M % S:
         raise ValueError(
-            f"config.mesh.chunks={C} takes microbatches in groups of config.mesh.stage={S}, but a step has {M}; choose "
-            f"config.train.microbatch_rows so that it has {max(1, round(M / S)) * S}"
+            f"config.mesh.schedule={name!r} with chunks={C} takes microbatches in groups of config.mesh.stage={S}, but "
+            f"a step has {M}; choose config.train.microbatch_rows so that it has {max(1, round(M / S)) * S}"
         )
     actions = []
     first_backward = M + S - 1 if name == "gpipe" else C * S - 1

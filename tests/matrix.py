@@ -30,7 +30,7 @@ CHOICES: list[dict[str, Any]] = [
     {"context": 4, "context_attention": "all_to_all"},
     {"expert": 4, "capacity": 1.0},
     {"stage": 4, "schedule": "gpipe"},
-    {"stage": 2, "schedule": "interleaved", "chunks": 2},
+    {"stage": 2, "schedule": "interleaved,chunks=2"},
     {"stage": 2, "schedule": "zero_bubble"},
 ]
 ALL_SIX = dict.fromkeys(AXES, 2)  # on 64 devices
@@ -66,7 +66,7 @@ def make_config(case: dict[str, Any]) -> Any:
     config.model.update(num_layers=4, d_model=32, num_heads=8, num_kv_heads=8, d_mlp=48, dropout=0.1, bias="all")
     config.model.update(norm="layernorm", activation="swiglu", qk_norm="head", tie_embeddings=False, vocab_multiple=64)
     config.data.update(vocab_size=300, seq_len=32, batch_size=16)
-    config.optimizer.update(clip_norm=0.0, eps=1e-2, learning_rate=0.01, warmup_steps=0)
+    config.optimizer.update(name="adamw,eps=1e-2", clip_norm=0.0, learning_rate=0.01, warmup_steps=0)
     if "expert" in case:
         config.model.update(num_experts=8, experts_per_token=2, expert_capacity=case.get("capacity", 0.0))
     if case.get("stage") == 8:
@@ -104,7 +104,7 @@ def steps(config: Any, mesh: jax.sharding.Mesh) -> tuple[list[float], dict[str, 
         losses.append(float(metrics["loss"]))
         if i == 0:  # Adam's first moment is (1 - b1) times the gradient
             moments = {name: leaf for name, leaf in leaves(state.opt_state).items() if "/mu/" in name}
-            gradients = {name: leaf / (1 - config.optimizer.b1) for name, leaf in moments.items()}
+            gradients = {name: leaf / (1 - 0.9) for name, leaf in moments.items()}
     return losses, gradients, leaves(state.params)
 
 

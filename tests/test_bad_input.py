@@ -69,16 +69,17 @@ CASES = {
     ),
     "layers not divided by stages": (
         {"mesh.stage": 4, "mesh.data": 2},
-        "config.model.num_layers=2 is not divisible by the 4 pieces of config.mesh.stage=4 and config.mesh.chunks=1",
+        "config.model.num_layers=2 is not divisible by the 4 pieces of config.mesh.stage=4 and "
+        "config.mesh.schedule='1f1b'; use a multiple of 4",
     ),
     "schedule that is none": (
         {"mesh.stage": 2, "mesh.schedule": "2f2b"},
         "'2f2b' is not known; use one of gpipe, 1f1b",
     ),
     "chunks that the microbatches do not fill": (
-        {"mesh.stage": 2, "mesh.schedule": "interleaved", "mesh.chunks": 2, "model.num_layers": 4},
-        "config.mesh.chunks=2 takes microbatches in groups of config.mesh.stage=2, but a step has 1; choose "
-        "config.train.microbatch_rows so that it has 2",
+        {"mesh.stage": 2, "mesh.schedule": "interleaved,chunks=2", "model.num_layers": 4},
+        "config.mesh.schedule='interleaved' with chunks=2 takes microbatches in groups of config.mesh.stage=2, but "
+        "a step has 1; choose config.train.microbatch_rows so that it has 2",
     ),
     "schedule and remat at odds": (
         {"mesh.stage": 2, "mesh.schedule": "zero_bubble", "model.remat": "full"},

@@ -30,7 +30,7 @@ from train.workdir import write_tokenizer
 def tiny_run(directory: Path) -> ConfigDict:
     config = tiny_config(directory)
     config.model.update(activation="swiglu", num_kv_heads=4)  # as a Llama
-    config.optimizer.update(warmup_steps=0, clip_norm=0.0, eps=1e-2, weight_decay=0.0)
+    config.optimizer.update(warmup_steps=0, name="adamw,eps=1e-2", clip_norm=0.0, weight_decay=0.0)
     config.train.update(steps=4, checkpoint_every=2)
     config.mesh.update(data=1, allow_idle=True)
     config.sample.prompts = ()

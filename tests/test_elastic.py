@@ -33,7 +33,7 @@ def elastic(config: Any) -> Any:
     """Sizes that 8 and 6 devices divide, and enough to be changed by a wrong seed or position."""
     config.model.update(num_layers=2, d_model=48, num_heads=6, num_kv_heads=6, d_mlp=48, dropout=0.1, vocab_multiple=96)
     config.data.update(batch_size=24, seq_len=32)
-    config.optimizer.update(eps=1e-4, learning_rate=0.003)
+    config.optimizer.update(name="adamw,eps=1e-4", learning_rate=0.003)
     config.train.steps = STEPS_EACH * len(JOURNEY)
     return config
 

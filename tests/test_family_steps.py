@@ -84,7 +84,7 @@ def test_twenty_steps_under_fsdp_and_tensor_equal_one_device(
     core = core_of(reference)
     config.model.update({name: value for name, value in core.items() if name not in ("vocab_size", "dtype")})
     config.model.vocab_multiple = 64
-    config.optimizer.update(clip_norm=0.0, eps=1e-2, learning_rate=0.01)
+    config.optimizer.update(name="adamw,eps=1e-2", clip_norm=0.0, learning_rate=0.01)
     if core.get("image"):
         monkeypatch.setitem(objective.OBJECTIVES, "tokens", lambda config: classify)
     if core.get("num_kv_heads", 2) % 2:
@@ -103,7 +103,7 @@ def test_stages_hold_layers_of_every_kind(config: ConfigDict, reference: str):
     if reference == "gemma2":
         config.model.update(num_layers=4, layer_pattern="LG")
     config.model.update(dropout=0.1, vocab_multiple=64)
-    config.optimizer.update(clip_norm=0.0, eps=1e-2, learning_rate=0.01)
+    config.optimizer.update(name="adamw,eps=1e-2", clip_norm=0.0, learning_rate=0.01)
     config.train.microbatch_rows = 2
     alone = losses(config, core, one_device(), num_steps=4)
     divided = losses(config, core, make_mesh(MeshConfig(data=1, stage=2), devices=jax.devices()[:2]), num_steps=4)

@@ -59,11 +59,13 @@ def test_updates_are_multiplied_and_the_state_is_not(config: ConfigDict, name: s
         updates, state = optimizer.update(grads, optimizer.init(params), params)
         results.append((by_name(updates), state))
     (plain, state), (scaled, scaled_state) = results
-    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(scaled_state), strict=True))
+    if name != "schedule_free":  # which keeps parameters
+        pairs = zip(jax.tree.leaves(state), jax.tree.leaves(scaled_state), strict=True)
+        assert all(np.array_equal(a, b) for a, b in pairs)
     for leaf, update in plain.items():
         factor = {"layers": jnp.array([1 / 4, 1 / 2]), "embedding": 1 / 8}.get(leaf.split("/")[0], 1.0)
         factor = np.reshape(factor, np.shape(factor) + (1,) * (update.ndim - np.ndim(factor)))
-        np.testing.assert_allclose(scaled[leaf], update * factor, rtol=1e-6, err_msg=leaf)
+        np.testing.assert_allclose(scaled[leaf], update * factor, rtol=1e-6, atol=1e-6, err_msg=leaf)
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.5])

@@ -287,7 +287,7 @@ def test_new_weights_have_the_scale_of_the_mlp_they_replace():
 @pytest.fixture
 def moe_config(config: ConfigDict) -> ConfigDict:
     config.model.update(num_experts=8, d_mlp=24, activation="swiglu")
-    config.optimizer.update(eps=1e-3)  # so that the update follows the gradient, not only its sign
+    config.optimizer.update(name="adamw,eps=1e-3")  # so that the update follows the gradient, not only its sign
     return config
 
 

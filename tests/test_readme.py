@@ -22,7 +22,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = {
     name: block
     for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    for name in ("get_config()\nmesh", "def get_config", "def _lion", "def focal_lm", "def paragraphs", "def shout")
+    for name in ("get_config()\nmesh", "def get_config", "def _belief", "def focal_lm", "def paragraphs", "def shout")
     if name in block
 }
 
@@ -58,8 +58,8 @@ def test_a_config_is_a_delta(tmp_path: Path):
 
 
 def test_an_optimizer_is_a_function_and_a_row(config: ConfigDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    extend(monkeypatch, train.optimizer, BLOCKS["def _lion"], "OPTIMIZERS")
-    config.optimizer.name = "lion"
+    extend(monkeypatch, train.optimizer, BLOCKS["def _belief"], "OPTIMIZERS")
+    config.optimizer.name = "belief,b2=0.99"
     assert fit(config, tmp_path / "run").validation["loss"] < 5.7
 
 

@@ -15,13 +15,13 @@ TABLES = {
     # sqrt(2 / (2 + i))
     "inverse_sqrt": [0.5, 1, 1, 0.816497, 0.707107, 0.632456, 0.577350, 0.534522, 0.5, 0.471405],
     # The last 4 updates go down in steps of 0.9 / 4.
-    "wsd": [0.5, 1, 1, 1, 1, 1, 0.775, 0.55, 0.325, 0.1],
+    "wsd,decay_steps=4": [0.5, 1, 1, 1, 1, 1, 0.775, 0.55, 0.325, 0.1],
 }
 
 
 def configure(config: ConfigDict, **optimizer) -> ConfigDict:
     config.train.steps = 10
-    config.optimizer.update(warmup_steps=2, final_fraction=0.1, decay_steps=4)
+    config.optimizer.warmup_steps = 2
     config.optimizer.update(optimizer)
     return config
 
@@ -39,16 +39,18 @@ def test_without_warmup_the_first_update_is_at_the_peak(config: ConfigDict):
 
 
 def test_wsd_decays_over_a_fifth_by_default(config: ConfigDict):
-    schedule = make_schedule(configure(config, schedule="wsd", decay_steps=0), 1.0)
+    schedule = make_schedule(configure(config, schedule="wsd"), 1.0)
     assert [float(schedule(step)) for step in (7, 8, 9)] == pytest.approx([1, 0.55, 0.1])
 
 
 @pytest.mark.parametrize(
     ("optimizer", "message"),
     [
-        ({"schedule": "cosin"}, "config.optimizer.schedule='cosin' is not known; use one of constant, linear, cosine"),
+        ({"schedule": "cosin"}, "'cosin' is not known; use one of constant, linear, cosine"),
         ({"warmup_steps": 10}, "config.optimizer.warmup_steps=10 must be 0 or more and below config.train.steps=10"),
-        ({"schedule": "wsd", "decay_steps": 9}, "config.optimizer.decay_steps=9 does not fit.*use at most 8"),
+        ({"schedule": "wsd,decay_steps=9"}, "schedule: decay_steps=9 does not fit.*use at most 8"),
+        ({"schedule": "cosine,final_fraction=-1"}, "config.optimizer.schedule: final_fraction=-1.0 must be 0 or more"),
+        ({"schedule": "constant,final_fraction=0"}, "'final_fraction' is no option of 'constant'; it has none"),
     ],
 )
 def test_what_does_not_fit_is_an_error(config: ConfigDict, optimizer: dict, message: str):

@@ -114,10 +114,10 @@ def test_slots_are_as_many_as_the_peak_and_never_shared(name, C, S, M):
     ("name", "C", "M", "said"),
     [
         ("fifo", 1, 4, ["config.mesh.schedule='fifo'", "gpipe, 1f1b, interleaved, zero_bubble"]),
-        ("interleaved", 1, 4, ["config.mesh.chunks=1", "interleaved", "2 or more"]),
-        ("1f1b", 2, 4, ["config.mesh.chunks=2", "1f1b", "use 1"]),
+        ("interleaved", 1, 4, ["config.mesh.schedule='interleaved'", "chunks=1", "2 or more"]),
+        ("1f1b", 2, 4, ["chunks=2", "1f1b", "use 1"]),
         ("interleaved", 2, 6, ["config.mesh.stage=4", "has 6", "config.train.microbatch_rows", "has 8"]),
-        ("zero_bubble", 0, 4, ["config.mesh.chunks=0", "1 or more"]),
+        ("zero_bubble", 0, 4, ["chunks=0", "1 or more"]),
     ],
 )
 def test_what_does_not_fit_names_the_keys(name, C, M, said):

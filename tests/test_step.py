@@ -25,7 +25,7 @@ def run(config: ConfigDict, batch: dict[str, np.ndarray], *, steps: int = 1, **a
 @pytest.mark.parametrize("rows", [4, 2, 1])
 def test_microbatches_do_not_change_loss_or_update(config: ConfigDict, rows: int):
     """The mean of means trap: rows have very uneven numbers of targets, two of them none at all."""
-    config.optimizer.update(name="adamw", eps=1e-3)  # so that the update follows the gradient, not only its sign
+    config.optimizer.update(name="adamw,eps=1e-3")  # so that the update follows the gradient, not only its sign
     batch = uneven_batch(config)
     whole_state, whole = run(config, batch)
     config.train.microbatch_rows = rows

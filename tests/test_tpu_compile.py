@@ -18,6 +18,7 @@ from parallel.collectives import Total, collectives, totals
 from train.ahead import Compiled, compile_and_listen, lower_step
 from train.budget import budget, totals_of
 from train.compose import attention_of
+from train.optimizer import OPTIMIZERS
 
 pytestmark = [pytest.mark.tpu, pytest.mark.xdist_group("tpu")]
 
@@ -179,6 +180,18 @@ def test_families_compile_without_rematerialization(name: str):
     config = small()
     config.model.update(changes)
     config.data.batch_size = 32  # of 8 rows, libtpu 0.0.42.1 crashes on post-norm layers for v6e
+    mesh = make_mesh(MeshConfig(data=1, fsdp=2, tensor=2), devices=devices(generation))
+    compiled = compile_and_listen(lower_step(config, mesh))
+    assert not compiled.rematerializes, compiled.messages
+
+
+@pytest.mark.parametrize("generation", TOPOLOGIES)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers_compile_without_rematerialization(name: str, generation: str):
+    """Muon and SOAP move matrices to where they are whole, and back."""
+    config = small()
+    config.model.update(num_layers=2, d_mlp=512)
+    config.optimizer.name = name
     mesh = make_mesh(MeshConfig(data=1, fsdp=2, tensor=2), devices=devices(generation))
     compiled = compile_and_listen(lower_step(config, mesh))
     assert not compiled.rematerializes, compiled.messages

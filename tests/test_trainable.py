@@ -152,7 +152,7 @@ def steps(directory: Path, text: str, num: int, axes: tuple[tuple[str, int], ...
 
 def configure(config: ConfigDict, text: str) -> ConfigDict:
     config.model.update(num_kv_heads=4, d_mlp=64)
-    config.optimizer.update(clip_norm=0.0, eps=1e-2, warmup_steps=0, weight_decay=0.0)
+    config.optimizer.update(name="adamw,eps=1e-2", clip_norm=0.0, warmup_steps=0, weight_decay=0.0)
     return choose(config, text)
 
 

@@ -1,5 +1,6 @@
 """From the config to the parts: here it ends, and frozen dataclasses and plain arguments begin."""
 
+import copy
 import dataclasses
 import functools
 import math
@@ -9,6 +10,7 @@ from typing import Any
 from jax.sharding import AbstractMesh, Mesh
 
 from data import DataConfig, make_task
+from data.options import choose
 from model import (
     EXPERT_AXES,
     REMAT_POLICIES,
@@ -181,6 +183,13 @@ def rules_of(config: Any) -> Rules:
     return make_rules(config.mesh.rules, config.mesh.replaced_rules)
 
 
+def with_batch_size(config: Any, size: int) -> Any:
+    """A config whose batches all have a size, such as one of those in `config.data.batch_ramp`."""
+    config = copy.deepcopy(config)
+    config.data.update(batch_size=size, batch_ramp="")
+    return config
+
+
 def num_microbatches(config: Any, mesh: Mesh | AbstractMesh) -> int:
     """Passes of a step: each device takes `config.train.microbatch_rows` rows of its share at a time.
 
@@ -199,6 +208,22 @@ def num_microbatches(config: Any, mesh: Mesh | AbstractMesh) -> int:
     return share // rows
 
 
+def _one() -> int:
+    return 1
+
+
+def _interleaved(*, chunks: int = 2) -> int:
+    return chunks
+
+
+def _zero_bubble(*, chunks: int = 1) -> int:
+    return chunks
+
+
+# Schedules of a pipeline -> how many pieces of the model each stage holds.
+SCHEDULES = {"gpipe": _one, "1f1b": _one, "interleaved": _interleaved, "zero_bubble": _zero_bubble}
+
+
 def schedule_of(config: Any, mesh: Mesh | AbstractMesh) -> Schedule:
     """The pipeline schedule of a config.
 
@@ -206,11 +231,12 @@ def schedule_of(config: Any, mesh: Mesh | AbstractMesh) -> Schedule:
         ValueError: the numbers of layers, stages, chunks and microbatches do not fit; it names the keys.
     """
     m = config.mesh
+    chosen = choose("config.mesh.schedule", m.schedule, SCHEDULES)
     schedule = make_schedule(
-        m.schedule,
+        chosen.kind,
         num_stages=mesh.shape["stage"],
         num_microbatches=num_microbatches(config, mesh),
-        num_chunks=m.chunks,
+        num_chunks=chosen.make(),
     )
     pieces = schedule.num_stages * schedule.num_chunks
     if config.model.architecture.startswith("encoder_decoder"):
@@ -224,7 +250,7 @@ def schedule_of(config: Any, mesh: Mesh | AbstractMesh) -> Schedule:
             f"config.model.num_layers={config.model.num_layers}"
             + (f" less num_dense_layers={config.model.num_dense_layers}" if config.model.num_dense_layers else "")
             + f" is not divisible by the {pieces} pieces of "
-            f"config.mesh.stage={schedule.num_stages} and config.mesh.chunks={schedule.num_chunks}; use a multiple of "
+            f"config.mesh.stage={schedule.num_stages} and config.mesh.schedule={m.schedule!r}; use a multiple of "
             f"{pieces}"
         )
     period = max(1, len(config.model.layer_pattern))
@@ -279,10 +305,8 @@ def check_mesh(config: Any, mesh: Mesh | AbstractMesh, c: TransformerConfig, rul
         ValueError: it names the keys, the values and a legal choice.
     """
     _check_context(config, mesh)
-    check_rows(mesh, config.data.batch_size)
-    num_microbatches(config, mesh)
-    if mesh.shape["stage"] > 1:
-        schedule_of(config, mesh)
+    for size in reversed(DataConfig.of(config.data).ramp.sizes):
+        _check_batch(config, mesh, size)
     table = dict(rules)
     for logical, key, size in (
         ("heads", "num_heads", c.num_heads),
@@ -304,6 +328,24 @@ def check_mesh(config: Any, mesh: Mesh | AbstractMesh, c: TransformerConfig, rul
                 f"parts in {[n for n in range(1, parts + 1) if size % n == 0]}, or "
                 f"config.mesh.replaced_rules='{logical}=' to divide them over nothing"
             )
+
+
+def _check_batch(config: Any, mesh: Mesh | AbstractMesh, size: int) -> None:
+    """Checks that batches of a size can be divided over the mesh.
+
+    Raises:
+        ValueError: it names the keys, the values and a legal choice.
+    """
+    of_size = with_batch_size(config, size)
+    try:
+        check_rows(mesh, size)
+        num_microbatches(of_size, mesh)
+        if mesh.shape["stage"] > 1:
+            schedule_of(of_size, mesh)
+    except ValueError as error:
+        if size == config.data.batch_size:
+            raise
+        raise ValueError(f"config.data.batch_ramp={config.data.batch_ramp!r} has batches of {size}: {error}") from error
 
 
 def _check_context(config: Any, mesh: Mesh | AbstractMesh) -> None:

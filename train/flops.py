@@ -18,8 +18,8 @@ def lengths_of(config: Any) -> tuple[int, int]:
     return len(row["inputs"]), len(row.get("encoder_inputs", ()))
 
 
-def step_work(config: Any) -> tuple[int, float]:
-    """Tokens of a step, padding and those of an encoder included, and its operations, all devices together.
+def row_work(config: Any) -> tuple[int, float]:
+    """Tokens of a row, padding and those of an encoder included, and the operations that a step takes for it.
 
     The operations are those of MFU: three times a forward pass in which attention counts the pairs that a causal mask
     lets through, and nothing is computed twice. Where only some parameters are trained they are fewer, which is not
@@ -28,4 +28,10 @@ def step_work(config: Any) -> tuple[int, float]:
     length, encoder_length = lengths_of(config)
     logits = objective_name(config) in _OF_TOKENS
     flops = forward_flops(make_model(config).config, length, encoder_length=encoder_length, logits=logits)
-    return config.data.batch_size * (length + encoder_length), 3 * config.data.batch_size * flops
+    return length + encoder_length, 3 * flops
+
+
+def step_work(config: Any) -> tuple[int, float]:
+    """`row_work` of a step's whole batch, all devices together."""
+    tokens, flops = row_work(config)
+    return config.data.batch_size * tokens, config.data.batch_size * flops

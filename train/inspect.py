@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from data import make_ramp
 from data.command_line import read_command_line, run_main
 from parallel import MeshConfig, check_platform, make_mesh, to_host
 
@@ -50,9 +51,10 @@ def describe(config: Any, workdir: epath.Path) -> dict[str, Any]:
                 training["best_step"] = best_step(config, checkpoints, latest)
         training |= {"opt_state_sha256": tree_sha256(state.opt_state), "opt_state": tree(state.opt_state)}
 
+    ramp = make_ramp(config.data.batch_ramp, config.data.batch_size)
     return {
         "step": step,
-        "data_position": {"seed": config.seed, "next_example": step * config.data.batch_size},
+        "data_position": {"seed": config.seed, "next_example": ramp.rows_before(step)},
         "params_sha256": tree_sha256(params),
         "num_params": sum(leaf.size for leaf in jax.tree.leaves(params)),
         "params": tree(params),

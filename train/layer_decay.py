@@ -16,13 +16,10 @@ from .parameters import parameter_name
 _EMBEDDINGS = ("embedding", "embedding_norm", "positions", "token_types", "relative_bias", "patches", "first_token")
 
 
-def with_layer_decay(optimizer: optax.GradientTransformation, config: Any) -> optax.GradientTransformation:
-    """Multiplies an optimizer's updates by `layer_factor` (Clark et al. 2020, arXiv:2003.10555, appendix A).
-
-    The optimizer's state is what it would be without.
+def scale_by_layer(config: Any) -> optax.GradientTransformation:
+    """Multiplies updates by `layer_factor` (Clark et al. 2020, arXiv:2003.10555, appendix A); it has no state.
 
     Args:
-        optimizer: any.
         config: the whole config.
 
     Raises:
@@ -32,18 +29,14 @@ def with_layer_decay(optimizer: optax.GradientTransformation, config: Any) -> op
     if not 0 < decay <= 1:
         raise ValueError(f"config.optimizer.layer_decay={decay} must be above 0 and at most 1, which is none")
     if decay == 1:
-        return optimizer
+        return optax.identity()
     stacks = stack_sizes(config)
 
     def scaled(path: tuple[Any, ...], update: Array) -> Array:
         factor = layer_factor(parameter_name(path), decay, stacks)
         return update * jnp.reshape(factor, jnp.shape(factor) + (1,) * (update.ndim - jnp.ndim(factor)))
 
-    def update(updates: Any, state: Any, params: Any = None) -> Any:
-        updates, state = optimizer.update(updates, state, params)
-        return jax.tree_util.tree_map_with_path(scaled, updates), state
-
-    return optax.GradientTransformation(optimizer.init, update)
+    return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(scaled, updates))
 
 
 def stack_sizes(config: Any) -> dict[str, int]:

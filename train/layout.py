@@ -82,12 +82,13 @@ def layout_of(config: Any, mesh: Any, *, attention: str = "plain") -> Layout:
         attention: as `Layout` has it.
     """
     shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    schedule = choose("config.mesh.schedule", config.mesh.schedule, SCHEDULES)
     return Layout(
         **mesh.shape,
         microbatch_rows=config.train.microbatch_rows or config.data.batch_size // shards,
         remat=config.model.remat,
         attention=attention,
-        schedule=config.mesh.schedule,
-        chunks=config.mesh.chunks,
+        schedule=schedule.kind,
+        chunks=schedule.make(),
         context_attention=config.mesh.context_attention,
     )

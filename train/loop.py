@@ -1,5 +1,6 @@
 """The training loop."""
 
+import functools
 import os
 import sys
 import time
@@ -18,10 +19,10 @@ from parallel import check_platform, has_accelerator, in_turns, local_rows, make
 
 from .best import Best
 from .checkpoint import Checkpoints
-from .compose import attention_of, make_model, preflight, schedule_of
+from .compose import attention_of, make_model, preflight, schedule_of, with_batch_size
 from .distill import check_same_meaning
 from .evaluation import evaluate, figures_of_answers, make_eval_step
-from .flops import step_work
+from .flops import row_work
 from .initial import adopt, first_state, fresh_parameters
 from .interrupt import Interrupt
 from .metrics import Recorder, peak_flops
@@ -29,7 +30,7 @@ from .parameters_of_run import read_fixed
 from .planning import with_plan
 from .runtime import set_up
 from .samples import check_prompts, continue_prompts, reads_apart, writes
-from .state import TrainState, abstract_state, abstract_trained, model_params, restore_state, save_state
+from .state import TrainState, abstract_state, abstract_trained, model_params, num_bytes, restore_state, save_state
 from .step import make_train_step
 from .suitability import check_labels, check_suits
 from .workdir import check_equal_corpora, check_same_corpus, check_space, check_workdir, write_run
@@ -41,7 +42,7 @@ class Result(NamedTuple):
     Attributes:
         step: updates made.
         signum: the signal that ended it early, or 0.
-        num_traces: how often JAX traced the train step.
+        num_traces: how often JAX traced the train step; once for each size of a batch.
         validation: figures of the last evaluation, empty if it was ended early.
     """
 
@@ -84,9 +85,7 @@ def fit(config: Any, workdir: str | os.PathLike[str]) -> Result:
     target = abstract_state(config, mesh)
     fresh_parameters(config)
     check_workdir(workdir, config, _log)
-    saved = jax.tree.leaves(target.replace(fixed={}))
-    checkpoint_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in saved)
-    check_space(workdir, checkpoint_bytes, config.train.keep_checkpoints + 1 + bool(config.train.best))
+    check_space(workdir, num_bytes(target), config.train.keep_checkpoints + 1 + bool(config.train.best))
     corpus = in_turns("prepare", lambda: prepare(config.data, log=_log))
     check_equal_corpora(corpus)
     order = _check_corpus(config, corpus, workdir)
@@ -118,9 +117,13 @@ def _train(
     """The loop itself: step, record, evaluate, save; then the last figures and a few samples."""
     t, step = config.train, int(state.step)
     traces: list[None] = []
-    train_step = make_train_step(config, mesh, on_trace=lambda: traces.append(None))
+    ramp = DataConfig.of(config.data).ramp
+    train_steps = {
+        size: make_train_step(with_batch_size(config, size), mesh, on_trace=lambda: traces.append(None))
+        for size in ramp.sizes
+    }
     eval_step = make_eval_step(config, mesh)
-    rows = local_rows(mesh, config.data.batch_size)
+    rows = functools.partial(local_rows, mesh)
     batches = make_batches(config.data, corpus=corpus, seed=config.seed, start=step, rows=rows)
     in_flight: deque[Array] = deque()
 
@@ -137,9 +140,10 @@ def _train(
             waited = time.perf_counter()
             batch = next(batches)
             waited = time.perf_counter() - waited
-            state, metrics = train_step(state, shard_batch(batch, mesh))
+            size = ramp.size(step)
+            state, metrics = train_steps[size](state, shard_batch(batch, mesh))
             step += 1
-            recorder.count_step(data_wait=waited)
+            recorder.count_step(rows=size, data_wait=waited)
             in_flight.append(metrics["loss"])
             if len(in_flight) > 2:  # the host may run two steps ahead, no further
                 in_flight.popleft().block_until_ready()
@@ -178,18 +182,18 @@ def _chosen(config: Any, mesh: Mesh, state: TrainState, best: Best, checkpoints:
     if best.step in (None, last):
         return state
     params = checkpoints.restore(best.step, params=abstract_trained(config, mesh))["params"]
-    return state.replace(step=jnp.asarray(best.step, jnp.int32), params=params)
+    return state.replace(step=jnp.asarray(best.step, jnp.int32), params=params, opt_state=())
 
 
 def _recorder(config: Any, mesh: Mesh, workdir: epath.Path, start: int, writes: bool) -> Recorder:
-    tokens, flops = step_work(config)
+    tokens, flops = row_work(config)
     peak = peak_flops(jax.devices()[0].device_kind)
     return Recorder(
         workdir,
         start=start,
         num_steps=config.train.steps,
-        tokens_per_step=tokens,
-        flops_per_step=flops,
+        tokens_per_row=tokens,
+        flops_per_row=flops,
         peak=peak and peak * mesh.size,
         writes=writes,
         chooses_best=bool(config.train.best),
@@ -219,7 +223,7 @@ def _describe(config: Any, mesh: Mesh, corpus: Corpus, order: TrainingRows, star
         f"{corpus.metadata['splits']['train']['tokens']:,} training tokens, {jax.devices()[0].device_kind} ({sizes}), "
         + (f"continuing at step {start} of {config.train.steps}" if start else f"{config.train.steps} steps")
     ]
-    epochs = order.epochs(config.train.steps * config.data.batch_size)
+    epochs = order.epochs(DataConfig.of(config.data).ramp.rows_before(config.train.steps))
     parts = corpus.metadata["source"].split("+")
     choice = attention_of(config, mesh)
     options = ", ".join(f"{name}={value}" for name, value in choice.options.items() if value)

@@ -40,8 +40,8 @@ class Recorder:
         workdir: the run's directory.
         start: the step that training continues from; what was recorded after it is dropped, to be recorded again.
         num_steps: steps of the whole run, for the progress bar.
-        tokens_per_step: tokens in a global batch, padding included.
-        flops_per_step: floating-point operations of a step, all devices together.
+        tokens_per_row: tokens in a row of a batch, padding included.
+        flops_per_row: floating-point operations that a step takes for each row of its batch.
         peak: FLOP/s of all devices together, None if not known.
         writes: whether this process writes files and shows the bar; one of them does.
         chooses_best: whether the run ends with an evaluation of its best checkpoint, besides that of the last step.
@@ -53,14 +53,14 @@ class Recorder:
         *,
         start: int,
         num_steps: int,
-        tokens_per_step: int,
-        flops_per_step: float,
+        tokens_per_row: int,
+        flops_per_row: float,
         peak: float | None,
         writes: bool,
         chooses_best: bool = False,
     ):
         self._path = workdir / "metrics.jsonl"
-        self._tokens, self._flops, self._peak = tokens_per_step, flops_per_step, peak
+        self._tokens, self._flops, self._peak = tokens_per_row, flops_per_row, peak
         self._pending: deque[tuple[int, dict[str, Array], dict[str, float]]] = deque()
         self._lines: list[str] = []
         self._writer = None
@@ -77,21 +77,25 @@ class Recorder:
             self._lines = [line for line in lines if _stays(json.loads(line), start, last)]
             replace_file(self._path, "".join(self._lines).encode())
             self._writer = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
-        self._compiling = True
+        self._compiled: set[int] = set()
         self.restart_clock()
 
     def restart_clock(self) -> None:
         """Begins a new interval, leaving out what went before it, such as a compilation."""
-        self._since, self._steps, self._data_wait, self._stall = time.perf_counter(), 0, 0.0, 0.0
+        self._since, self._steps, self._rows, self._data_wait, self._stall = time.perf_counter(), 0, 0, 0.0, 0.0
 
-    def count_step(self, *, data_wait: float) -> None:
-        """Notes a step and the seconds that it waited for its batch; the first, which compiles, is left out."""
+    def count_step(self, *, rows: int, data_wait: float) -> None:
+        """Notes a step, the rows of its batch and the seconds that it waited for it.
+
+        The first of each size, which compiles, is left out with all before it.
+        """
         self._bar.update()
-        if self._compiling:
-            self._compiling = False
+        if rows not in self._compiled:
+            self._compiled.add(rows)
             self.restart_clock()
             return
         self._steps += 1
+        self._rows += rows
         self._data_wait += data_wait
 
     @contextlib.contextmanager
@@ -114,13 +118,13 @@ class Recorder:
         """Records a step's metrics, and writes those that were recorded before."""
         timing = {}
         if self._steps:
-            step_time = (time.perf_counter() - self._since) / self._steps
-            timing["step_time"] = step_time
-            timing["tokens_per_second"] = self._tokens / step_time
+            seconds = time.perf_counter() - self._since
+            timing["step_time"] = seconds / self._steps
+            timing["tokens_per_second"] = self._tokens * self._rows / seconds
             timing["data_wait"] = self._data_wait / self._steps
             timing["checkpoint_stall"] = self._stall
             if self._peak:
-                timing["mfu"] = self._flops / step_time / self._peak
+                timing["mfu"] = self._flops * self._rows / seconds / self._peak
         self.restart_clock()
         self.flush()
         self._pending.append((step, metrics, timing))

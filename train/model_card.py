@@ -5,6 +5,7 @@ from typing import Any
 
 from etils import epath
 
+from data import make_ramp
 from model import count_params
 
 from .compose import make_model
@@ -42,7 +43,8 @@ def model_card(config: Any, workdir: epath.Path, step: int, imported: dict[str, 
 
 
 def _training(config: Any, workdir: epath.Path, step: int) -> dict[str, str]:
-    tokens = step * config.data.batch_size * config.data.seq_len
+    rows = make_ramp(config.data.batch_ramp, config.data.batch_size).rows_before(step)
+    tokens = rows * config.data.seq_len
     facts = {
         "trained on": config.data.source,
         "started from": config.init_from or "random parameters",

@@ -1,7 +1,6 @@
 """Optimizers: one function each, and its row in OPTIMIZERS. All are sharded as the parameters are."""
 
 import functools
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,78 +8,139 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from optax.contrib import MuonDimensionNumbers, muon
+from optax.contrib import schedule_free
 
 from data.options import choose
 
-from .layer_decay import with_layer_decay
-from .parameters import matrix_of, parameter_name
+from .adafactor import scale_by_adafactor, scale_by_trust_ratio
+from .averaging import with_ema
+from .matrices import apart
+from .muon import scale_by_muon
+from .parameters import parameter_name
 from .schedule import make_schedule
+from .soap import scale_by_soap
+from .updates import check, coupled, decoupled
 
 Params = Any
 
 
-def _decayed(config: Any) -> Callable[[Params], Params]:
-    """Marks the parameters that weight decay applies to. Names decide: the rank of a stacked norm is a matrix's."""
-    try:
-        pattern = re.compile(config.optimizer.no_decay) if config.optimizer.no_decay else None
-    except re.error as error:
-        raise ValueError(f"config.optimizer.no_decay={config.optimizer.no_decay!r} is no pattern: {error}") from error
-
-    def mark(params: Params) -> Params:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: pattern is None or not pattern.search(parameter_name(path)), params
-        )
-
-    return mark
+def _sgd(config: Any, *, momentum: float = 0.9, nesterov: bool = False) -> optax.GradientTransformation:
+    """Stochastic gradient descent with momentum (Sutskever et al. 2013), weight decay as a part of the gradient."""
+    check(config, fractions={"momentum": momentum})
+    return coupled(config, optax.trace(momentum, nesterov))
 
 
-def _adamw(config: Any) -> optax.GradientTransformation:
+def _rmsprop(
+    config: Any, *, decay: float = 0.99, momentum: float = 0.0, eps: float = 1e-8
+) -> optax.GradientTransformation:
+    """RMSprop (Hinton 2012, lecture 6), weight decay as a part of the gradient."""
+    check(config, positive={"eps": eps}, fractions={"decay": decay, "momentum": momentum})
+    scaled = optax.scale_by_rms(decay, eps, eps_in_sqrt=False)
+    return coupled(config, optax.chain(scaled, optax.trace(momentum)))
+
+
+def _adam(config: Any, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.GradientTransformation:
+    """Adam (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1), weight decay as a part of the gradient."""
+    check(config, positive={"eps": eps}, fractions={"b1": b1, "b2": b2})
+    return coupled(config, optax.scale_by_adam(b1, b2, eps))
+
+
+def _adamw(
+    config: Any, *, b1: float = 0.9, b2: float = 0.95, eps: float = 1e-8, cautious: bool = False
+) -> optax.GradientTransformation:
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2)."""
-    o = config.optimizer
-    return optax.adamw(
-        make_schedule(config, o.learning_rate),
-        b1=o.b1,
-        b2=o.b2,
-        eps=o.eps,
-        weight_decay=o.weight_decay,
-        mask=_decayed(config),
-    )
+    check(config, positive={"eps": eps}, fractions={"b1": b1, "b2": b2})
+    return decoupled(config, optax.scale_by_adam(b1, b2, eps), cautious=cautious)
 
 
-def _muon(config: Any, *, learning_rate: float = 0.02, iterations: int = 5) -> optax.GradientTransformation:
+def _lamb(
+    config: Any, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-6, cautious: bool = False
+) -> optax.GradientTransformation:
+    """AdamW with updates as large as the parameters of each layer (You et al. 2020, arXiv:1904.00962)."""
+    check(config, positive={"eps": eps}, fractions={"b1": b1, "b2": b2})
+    return decoupled(config, optax.scale_by_adam(b1, b2, eps), cautious=cautious, last=scale_by_trust_ratio())
+
+
+def _adafactor(
+    config: Any, *, decay: float = 0.8, clip: float = 1.0, relative: bool = True, cautious: bool = False
+) -> optax.GradientTransformation:
+    """Factored second moments (Shazeer and Stern 2018, arXiv:1804.04235); the learning rate is relative."""
+    check(config, positive={"decay": decay, "clip": clip})
+    direction = scale_by_adafactor(decay=decay, clip=clip, relative=relative)
+    return decoupled(config, direction, cautious=cautious)
+
+
+def _lion(config: Any, *, b1: float = 0.9, b2: float = 0.99, cautious: bool = False) -> optax.GradientTransformation:
+    """The sign of a momentum (Chen et al. 2023, arXiv:2302.06675, algorithm 2)."""
+    check(config, fractions={"b1": b1, "b2": b2})
+    return decoupled(config, optax.scale_by_lion(b1, b2), cautious=cautious)
+
+
+def _muon(
+    config: Any,
+    *,
+    learning_rate: float = 0.02,
+    iterations: int = 5,
+    momentum: float = 0.95,
+    b1: float = 0.9,
+    b2: float = 0.95,
+    eps: float = 1e-8,
+    cautious: bool = False,
+) -> optax.GradientTransformation:
     """Muon for the hidden matrices, AdamW for the rest (Jordan et al. 2024; Liu et al. 2025, arXiv:2502.16982).
 
     Args:
-        config: the whole config; its learning rate is that of the rest.
+        config: the whole config; its learning rate is that of the rest, which does not decay.
         learning_rate: the peak for hidden matrices.
         iterations: of Newton-Schulz; fewer are faster and less exact.
+        momentum: of hidden matrices.
+        b1: of the rest.
+        b2: of the rest.
+        eps: of both.
+        cautious: decay only where the direction takes a parameter towards zero as well.
     """
-    o = config.optimizer
-    if learning_rate <= 0 or iterations < 1:
-        raise ValueError(f"config.optimizer.name={o.name!r}: learning_rate must be above 0, and iterations at least 1")
-
-    def dimensions(params: Params) -> Params:
-        def of(path: tuple[Any, ...], _: Any) -> MuonDimensionNumbers | None:
-            matrix = matrix_of(parameter_name(path))
-            return MuonDimensionNumbers(matrix.inputs, matrix.outputs) if matrix and matrix.hidden else None
-
-        return jax.tree_util.tree_map_with_path(of, params)
-
-    return muon(
-        make_schedule(config, learning_rate),
-        ns_steps=iterations,
-        beta=0.95,
-        nesterov=True,
-        eps=o.eps,
-        weight_decay=o.weight_decay,
-        weight_decay_mask=_decayed(config),
-        adam_b1=o.b1,
-        adam_b2=o.b2,
-        adam_weight_decay=0.0,  # embeddings, norms and head
-        adam_learning_rate=make_schedule(config, o.learning_rate),
-        muon_weight_dimension_numbers=dimensions,
+    positive = {"learning_rate": learning_rate, "iterations": iterations, "eps": eps}
+    check(config, positive=positive, fractions={"momentum": momentum, "b1": b1, "b2": b2})
+    direction = scale_by_muon(momentum=momentum, iterations=iterations, eps=eps)
+    return apart(
+        decoupled(config, direction, cautious=cautious, learning_rate=learning_rate),
+        decoupled(config, optax.scale_by_adam(b1, b2, eps), weight_decay=0.0),
     )
+
+
+def _soap(
+    config: Any, *, b1: float = 0.95, b2: float = 0.95, eps: float = 1e-8, every: int = 10, cautious: bool = False
+) -> optax.GradientTransformation:
+    """SOAP for the hidden matrices, AdamW for the rest (Vyas et al. 2024, arXiv:2409.11321).
+
+    Args:
+        config: the whole config.
+        b1: of both.
+        b2: of both, and of the preconditioners.
+        eps: of both.
+        every: updates from one refinement of the eigenvectors to the next.
+        cautious: decay only where the direction takes a parameter towards zero as well.
+    """
+    check(config, positive={"eps": eps, "every": every}, fractions={"b1": b1, "b2": b2})
+    return apart(
+        decoupled(config, scale_by_soap(b1=b1, b2=b2, eps=eps, every=every), cautious=cautious),
+        decoupled(config, optax.scale_by_adam(b1, b2, eps), cautious=cautious),
+    )
+
+
+def _schedule_free(
+    config: Any, *, b1: float = 0.9, b2: float = 0.95, eps: float = 1e-8, cautious: bool = False
+) -> optax.GradientTransformation:
+    """Schedule-free AdamW (Defazio et al. 2024, arXiv:2405.15682, algorithm 1).
+
+    It averages weights instead of decaying the learning rate, so `config.optimizer.schedule` is best "constant";
+    evaluation, generation and export use the average.
+    """
+    check(config, positive={"eps": eps, "b1": b1}, fractions={"b1": b1, "b2": b2})
+    direction = optax.scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True)
+    schedule = make_schedule(config, config.optimizer.learning_rate)
+    # Optax counts from 1 there, and weighs each step of the average by the square of its learning rate.
+    return schedule_free(decoupled(config, direction, cautious=cautious), lambda count: schedule(count - 1), b1)
 
 
 # Parameters that no loss trains: their gradient is a load, of which only the sign counts (`model.moe.load_gradient`).
@@ -114,31 +174,42 @@ def _balancing(optimizer: optax.GradientTransformation, rate: float) -> optax.Gr
 
 # name -> a function of the config, whose keyword arguments are the optimizer's own options
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "sgd": _sgd,
+    "rmsprop": _rmsprop,
+    "adam": _adam,
     "adamw": _adamw,
+    "lamb": _lamb,
+    "adafactor": _adafactor,
+    "lion": _lion,
     "muon": _muon,
+    "soap": _soap,
+    "schedule_free": _schedule_free,
 }
 
 
-def make_optimizer(config: Any) -> optax.GradientTransformation:
+def make_optimizer(config: Any) -> optax.GradientTransformationExtraArgs:
     """The optimizer of a config, with clipping by global norm in front.
+
+    Returns:
+        A transformation whose update also takes `specs`, see `train.state.moment_specs`: on a mesh of several devices,
+        what treats whole matrices must know how they are divided.
 
     Raises:
         ValueError: an unknown optimizer or schedule, or a value out of range.
     """
     o = config.optimizer
-    for field in ("learning_rate", "eps"):
-        if o[field] <= 0:
-            raise ValueError(f"config.optimizer.{field}={o[field]} must be above 0")
-    for field in ("b1", "b2"):
-        if not 0 <= o[field] < 1:
-            raise ValueError(f"config.optimizer.{field}={o[field]} must be at least 0 and below 1")
-    for field in ("weight_decay", "clip_norm", "final_fraction"):
-        if o[field] < 0:
-            raise ValueError(f"config.optimizer.{field}={o[field]} must be 0 or more")
+    if o.learning_rate <= 0:
+        raise ValueError(f"config.optimizer.learning_rate={o.learning_rate} must be above 0")
+    if o.clip_norm < 0:
+        raise ValueError(f"config.optimizer.clip_norm={o.clip_norm} must be 0 or more")
     of_config = {name: functools.partial(make, config) for name, make in OPTIMIZERS.items()}
-    optimizer = choose("config.optimizer.name", o.name, of_config).make()
+    chosen = choose("config.optimizer.name", o.name, of_config)
+    if o.ema and chosen.kind == "schedule_free":
+        raise ValueError(f"config.optimizer.name={o.name!r} averages weights itself; use config.optimizer.ema=0")
     # Without clipping the state has the same tree, so that a restart may change it.
     clip = optax.clip_by_global_norm(o.clip_norm) if o.clip_norm else optax.identity()
-    optimizer = with_layer_decay(optax.chain(clip, optimizer), config)
-    has_bias = config.model.num_experts and config.model.balance_bias_rate
-    return _balancing(optimizer, config.model.balance_bias_rate) if has_bias else optimizer
+    optimizer = optax.chain(clip, chosen.make())
+    if config.model.num_experts and config.model.balance_bias_rate:
+        optimizer = _balancing(optimizer, config.model.balance_bias_rate)
+    optimizer = optax.with_extra_args_support(optimizer)
+    return with_ema(optimizer, o.ema) if o.ema else optimizer

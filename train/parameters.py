@@ -1,6 +1,7 @@
 """What the name of a parameter tells: above all, of a matrix, what it maps to what.
 
-Muon and LoRA, which treat matrices by their inputs and outputs, read the one table. A new kind of matrix is one row.
+Muon, SOAP, Adafactor and LoRA, which treat matrices by their inputs and outputs, read the one table. A new kind of
+matrix is one row.
 """
 
 import re
@@ -18,7 +19,7 @@ class Matrix(NamedTuple):
     Attributes:
         inputs: the dims that its input runs over.
         outputs: the dims that its output has; all others are batches, such as stacked layers and experts.
-        hidden: whether Muon updates it.
+        hidden: whether Muon and SOAP update it.
     """
 
     inputs: tuple[int, ...]
@@ -48,3 +49,13 @@ def matrix_of(name: str) -> Matrix | None:
     """What a parameter maps, by its name such as "layers/attention/w_q"; None if it is no matrix."""
     found = [matrix for pattern, matrix in MATRICES.items() if re.search(pattern, name)]
     return found[0] if found else None
+
+
+def stacked_dims(name: str, num_dims: int) -> tuple[int, ...]:
+    """The dims of a parameter that number things alike, layers and their experts, each with parameters of its own."""
+    matrix = matrix_of(name)
+    if matrix is not None:
+        return tuple(dim for dim in range(num_dims) if dim not in matrix.inputs + matrix.outputs)
+    if not name.partition("/")[0].endswith("layers"):
+        return ()
+    return (0, 1) if "/moe/b_" in name else (0,)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
+from data import make_ramp
 from data.command_line import load_config, read_command_line, run_main
 
 from .metrics import read_metrics
@@ -29,15 +30,17 @@ class Curves(NamedTuple):
     def points(self, name: str, over: str = "tokens") -> tuple[list[float], list[float]]:
         """Million tokens, padding included, or minutes of training, and the values of a metric."""
         data, minutes, before = self.config.data, 0.0, 0
+        ramp = make_ramp(data.batch_ramp, data.batch_size)
         xs, ys = [], []
         for record in self.records:
             if "step_time" in record:
                 minutes += (record["step"] - before) * record["step_time"] / 60
                 before = record["step"]
             if name in record:
-                xs.append(record["step"] * data.batch_size * data.seq_len / 1e6 if over == "tokens" else minutes)
+                xs.append(ramp.rows_before(record["step"]) * data.seq_len / 1e6 if over == "tokens" else minutes)
                 ys.append(record[name])
         return xs, ys
+
 
 
 # What a curve may run over -> how its axis is called.

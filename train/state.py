@@ -13,11 +13,13 @@ from model import Transformer
 from parallel import on_mesh, tree_shardings
 from parallel.sharding import Rules
 
+from .averaging import averaged, averages
 from .checkpoint import Checkpoints
 from .compose import make_model, rules_of
 from .distill import projection_of, teacher_config
+from .moments import spec_of_part
 from .optimizer import make_optimizer
-from .parameters import parameter_name
+from .parameters import matrix_of, parameter_name
 from .trainable import BESIDE, add_adapters, check_names, divide, join, trained_part
 
 
@@ -27,7 +29,7 @@ class TrainState(struct.PyTreeNode):
     Attributes:
         step: updates made, int32 scalar; also the position in the data.
         params: the parameters that are trained, float32: the model's, or some of them, or adapters.
-        opt_state: the optimizer's state, moments in float32.
+        opt_state: the optimizer's state, moments in float32; an average of the parameters, if there is one, is in it.
         fixed: trees that a step reads and does not change, and checkpoints do not hold: "base", the parameters that are
             not trained, and "teacher", those of a model to learn from; each only if there is one.
     """
@@ -41,6 +43,8 @@ class TrainState(struct.PyTreeNode):
 def save_state(checkpoints: Checkpoints, step: int, state: TrainState, *, facts: Any = None) -> None:
     """Saves a state such that the model's parameters can be restored alone; what is fixed is not saved.
 
+    These are the ones to be used: their average, where the optimizer keeps one, beside those that are trained.
+
     Args:
         checkpoints: of the run.
         step: its number.
@@ -50,23 +54,38 @@ def save_state(checkpoints: Checkpoints, step: int, state: TrainState, *, facts:
     Raises:
         OSError: this save or the one before failed.
     """
-    params, training = _parts(state)
+    params, training = _parts(state, used_params(state))
     checkpoints.save(step, facts=facts, params=params, training=training)
 
 
 def restore_state(checkpoints: Checkpoints, step: int, abstract: TrainState) -> TrainState:
     """What `save_state` saved, as `abstract_state` places it, with nothing in `fixed`."""
-    params, training = _parts(abstract)
+    params, training = _parts(abstract, abstract.params)
     items = checkpoints.restore(step, params=params, training=training)
-    beside = items["training"].pop("beside", {})
-    return TrainState(params=items["params"] | beside, **items["training"])
+    training = items["training"]
+    beside = training.pop("beside", {})
+    return TrainState(params=training.pop("trained", items["params"]) | beside, **training)
 
 
-def _parts(state: TrainState) -> tuple[Any, Any]:
-    """The trained parameters of the model, and all else that training goes on with."""
-    params = {name: leaf for name, leaf in state.params.items() if name != BESIDE}
+def num_bytes(state: TrainState) -> int:
+    """The size of a checkpoint of a state."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(_parts(state, state.params)))
+
+
+def _parts(state: TrainState, used: Any) -> tuple[Any, Any]:
+    """The parameters of the model that are used, of those that are trained, and all else that training goes on with."""
+    params, trained = ({k: leaf for k, leaf in tree.items() if k != BESIDE} for tree in (used, state.params))
     beside = {"beside": {BESIDE: state.params[BESIDE]}} if BESIDE in state.params else {}
-    return params, {"step": state.step, "opt_state": state.opt_state, **beside}
+    trained = {"trained": trained} if averages(state.opt_state) else {}
+    return params, {"step": state.step, "opt_state": state.opt_state, **trained, **beside}
+
+
+def used_params(state: TrainState) -> Any:
+    """`state.params`, or where the optimizer keeps an average of them, that, placed alike."""
+    if not averages(state.opt_state):
+        return state.params
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state.params)
+    return jax.jit(averaged, out_shardings=shardings)(state.params, state.opt_state)
 
 
 def abstract_state(config: Any, mesh: Mesh | AbstractMesh) -> TrainState:
@@ -131,6 +150,10 @@ def param_shardings(config: Any, mesh: Mesh | AbstractMesh, *, of: str = "") -> 
 def logical_axes(config: Any) -> Any:
     """The logical axis of each dim of the parameters: a tree of specs of the trained ones, and one of the others."""
     return nn.get_partition_spec(jax.eval_shape(lambda: _init_trees(config, 0)))
+def moment_specs(config: Any, mesh: Mesh) -> dict[str, PartitionSpec]:
+    """How the moments of each trained parameter are divided, by its name: what optimizers of matrices need to know."""
+    shardings = param_shardings(config, mesh, of="moment")
+    return {parameter_name(path): leaf.spec for path, leaf in jax.tree_util.tree_leaves_with_path(shardings)}
 
 
 def model_shardings(config: Any, mesh: Mesh, *, of: str = "") -> Any:
@@ -139,8 +162,8 @@ def model_shardings(config: Any, mesh: Mesh, *, of: str = "") -> Any:
 
 
 def model_params(config: Any, state: TrainState) -> Any:
-    """All parameters of the model, trained or not, with its adapters added to what they adapt."""
-    params = join(trained_part(config), state.params, state.fixed.get("base", {}))
+    """All parameters of the model to be used, trained or not, with its adapters added to what they adapt."""
+    params = join(trained_part(config), used_params(state), state.fixed.get("base", {}))
     return {name: leaf for name, leaf in params.items() if name != BESIDE}
 
 
@@ -200,14 +223,18 @@ def _init(config: Any, seed: int | Array) -> TrainState:
 
 
 def _shardings_like_params(opt_state: Any, params: Any, shardings: Any, mesh: Mesh | AbstractMesh) -> Any:
-    """A leaf whose path ends like a parameter's, with its shape, is a moment of it and is sharded alike."""
+    """A leaf whose path ends like a parameter's is a moment of it, or a part of one, and is sharded alike."""
     shapes = {path: leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     places = dict(jax.tree_util.tree_leaves_with_path(shardings))
 
     def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         for i in range(len(path)):
-            if shapes.get(path[i:]) == leaf.shape:
-                return places[path[i:]]
+            if path[i:] in shapes:
+                if shapes[path[i:]] == leaf.shape:
+                    return places[path[i:]]
+                kind, matrix = parameter_name(path[i - 1 : i]), matrix_of(parameter_name(path[i:]))
+                assert matrix is not None, path
+                return NamedSharding(mesh, spec_of_part(kind, matrix, leaf.shape, places[path[i:]].spec, mesh.shape))
         return NamedSharding(mesh, PartitionSpec())
 
     return jax.tree_util.tree_map_with_path(place, opt_state)

@@ -18,7 +18,7 @@ from .objective import Objective, make_objective, with_aux
 from .optimizer import gradient_norm, make_optimizer
 from .pipelined import make_pipelined_grad_fn
 from .schedule import make_schedule
-from .state import TrainState, abstract_state, param_shardings
+from .state import TrainState, abstract_state, moment_specs, param_shardings
 from .trainable import join, trained_part
 
 Step = Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Array]]]
@@ -49,6 +49,7 @@ def make_train_step(config: Any, mesh: Mesh, *, on_trace: Callable[[], None] = l
     model, optimizer, objective = make_model(config, mesh), make_optimizer(config), make_objective(config)
     schedule = make_schedule(config, config.optimizer.learning_rate)
     count = num_microbatches(config, mesh)
+    specs = moment_specs(config, mesh)
     has_dropout, seed = config.model.dropout > 0, config.seed
 
     if mesh.shape["stage"] > 1:
@@ -74,7 +75,7 @@ def make_train_step(config: Any, mesh: Mesh, *, on_trace: Callable[[], None] = l
         (loss, (weight, sums)), grads = sum_grads(trees, split_rows((batch, keys_B), count))
         denominator = jnp.where(weight > 0, weight, 1.0)
         grads = jax.tree.map(lambda grad: grad / denominator, grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, specs=specs)
         metrics = {
             "loss": loss / denominator,
             **{name: total / denominator for name, total in sums.items()},

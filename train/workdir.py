@@ -37,7 +37,16 @@ _FREE = {f"model.{field}" for field in FREE_OF_MODEL} | {
 }
 _LABELS = ("labels", "label_counts")  # of a corpus, see data/supervised.py
 _SHAPES = ("data.vocab_size",)  # with `model` and `optimizer`: what the shapes of the state follow from
-_FIXED = ("model.", "data.", "seed", "optimizer.name", "train.objective", "train.parameters", "init_from")
+_FIXED = (
+    "model.",
+    "data.",
+    "seed",
+    "optimizer.name",
+    "optimizer.ema",
+    "train.objective",
+    "train.parameters",
+    "init_from",
+)
 
 
 def _without_chunk(objective: Any) -> str:
@@ -64,6 +73,8 @@ def config_difference(old: Any, new: Any) -> tuple[dict[str, tuple[Any, Any]], d
         del fixed["optimizer.name"]  # the state is of the same shapes, whatever the options
     if "train.objective" in fixed and len({_without_chunk(text) for text in fixed["train.objective"]}) == 1:
         del fixed["train.objective"]
+    if "optimizer.ema" in fixed and all(fixed["optimizer.ema"]):
+        del fixed["optimizer.ema"]  # another decay of an average that is there
     for field in {"data.source", "data.valid_source"} & set(fixed):  # likewise, if the parts have the same shares
         old, new = fixed[field]
         if old and new and read_shares(old) == read_shares(new):

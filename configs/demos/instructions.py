@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.data.source = "demo,name=instructions"
     config.data.valid_source = "demo,name=instructions,split=valid"
     config.data.update(task="sft,metrics=rouge", seq_len=256, batch_size=16)
-    config.optimizer.update(learning_rate=0.005, warmup_steps=20, decay_steps=300)
+    config.optimizer.update(learning_rate=0.005, warmup_steps=20, schedule="wsd,decay_steps=300,final_fraction=0")
     config.train.update(steps=500, eval_every=250)
     config.sample.update(prompts=("What does os.path.join do?",), strategy="greedy", max_tokens=64)
     return config

@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     config = base.get_config()
     config.init_from = "runs/minilm"
     config.model.update(architecture="encoder", num_layers=6, scan_unroll=6)  # the rest comes with the weights
-    config.optimizer.update(learning_rate=1e-4, b2=0.98, weight_decay=0.01, layer_decay=0.8, warmup_steps=20)
-    config.optimizer.update(schedule="linear", final_fraction=0.0)
+    config.optimizer.update(name="adamw,b2=0.98", learning_rate=1e-4, weight_decay=0.01)
+    config.optimizer.update(layer_decay=0.8, warmup_steps=20, schedule="linear,final_fraction=0")
     config.train.update(log_every=10, eval_batches=0)
     return config

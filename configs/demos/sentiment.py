@@ -21,6 +21,6 @@ def get_config() -> ConfigDict:
     config.data.update(vocab_size=8192, seq_len=256, batch_size=32, augment=("token_dropout,rate=0.2",))
     config.model.update(architecture="encoder", classifier="mean,classes=2", num_layers=1, num_heads=1, num_kv_heads=1)
     config.model.update(d_model=128, d_mlp=256, dropout=0.3)
-    config.optimizer.update(learning_rate=1e-3, weight_decay=0.1, b2=0.99)
+    config.optimizer.update(name="adamw,b2=0.99", learning_rate=1e-3, weight_decay=0.1)
     config.train.update(steps=1000, eval_every=200, eval_batches=0, checkpoint_every=200, best="accuracy")
     return config

@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     config.data.valid_source = "demo,name=summarisation,split=valid"
     config.data.task = "continuation,source_length=192,separator='\n# ',metrics=rouge"
     config.data.update(seq_len=256, batch_size=16)
-    config.optimizer.update(learning_rate=0.005, warmup_steps=20, decay_steps=450)
+    config.optimizer.update(learning_rate=0.005, warmup_steps=20, schedule="wsd,decay_steps=450,final_fraction=0")
     config.train.update(steps=700, eval_every=700)
     config.sample.update(prompts=("def add(a, b):\n    return a + b\n",), strategy="greedy", max_tokens=32)
     return config

@@ -20,8 +20,8 @@ def get_config() -> ConfigDict:
     config.data.update(task="seq2seq,metrics=bleu/chrf", vocab_size=4096, seq_len=128, batch_size=32)
     config.model.update(architecture="encoder_decoder", num_layers=2, d_model=192, num_heads=4, d_mlp=512, dropout=0.1)
     config.model.update(num_kv_heads=4, scan_unroll=2)
-    config.optimizer.update(name="muon,iterations=3", learning_rate=0.005, b2=0.98, weight_decay=0.05)
-    config.optimizer.update(schedule="wsd", warmup_steps=30, final_fraction=0.0, decay_steps=300)
+    config.optimizer.update(name="muon,iterations=3,b2=0.98", learning_rate=0.005, weight_decay=0.05)
+    config.optimizer.update(schedule="wsd,decay_steps=300,final_fraction=0", warmup_steps=30)
     config.train.update(steps=500, eval_every=500)
     config.sample.update(prompts=("Die Datei konnte nicht gespeichert werden.",), strategy="beam", max_tokens=96)
     return config

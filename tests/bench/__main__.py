@@ -1,6 +1,6 @@
 """All benchmarks, one after the other: `make bench`."""
 
-from tests.bench import baselines, collectives, distillation, equivalence, loader, memory, tasks
+from tests.bench import baselines, collectives, distillation, equivalence, loader, memory, optimizers, tasks
 
 if __name__ == "__main__":
     equivalence.main()
@@ -9,4 +9,5 @@ if __name__ == "__main__":
     baselines.main([])
     tasks.main([])
     distillation.main()
+    optimizers.main()
     loader.main()

@@ -28,7 +28,8 @@ def make_config(num_layers: int, steps: int, objective: str = "") -> Any:
     """The tiny config with another depth and length."""
     config = tiny.get_config()
     config.model.update(num_layers=num_layers, scan_unroll=num_layers)
-    config.optimizer.update(warmup_steps=min(30, steps // 4), decay_steps=max(1, steps * 6 // 10))
+    config.optimizer.warmup_steps = min(30, steps // 4)
+    config.optimizer.schedule = f"wsd,decay_steps={max(1, steps * 6 // 10)},final_fraction=0"
     config.train.update(steps=steps, eval_every=max(1, steps // 5), checkpoint_every=steps, keep_checkpoints=1)
     config.sample.prompts = ()
     if objective:

@@ -171,7 +171,8 @@ def wait_of_default_run() -> dict[str, float]:
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
     with tempfile.TemporaryDirectory() as workdir:
         command = [sys.executable, "-m", "train", "--config=configs/tiny.py", f"--workdir={workdir}/run"]
-        command += ["--config.train.steps=60", "--config.optimizer.decay_steps=20", "--config.train.eval_every=0"]
+        command += ["--config.train.steps=60", "--config.train.eval_every=0"]
+        command += ["--config.optimizer.schedule=wsd,decay_steps=20"]
         subprocess.run(command, env=environment, check=True, stdout=sys.stderr)
         lines = [json.loads(line) for line in Path(workdir, "run", "metrics.jsonl").read_text().splitlines()]
     timed = [line for line in lines if "data_wait" in line][1:]  # the first has the compilation
