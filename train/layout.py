@@ -4,8 +4,10 @@ import dataclasses
 import math
 from typing import Any
 
+from data.options import choose
 from parallel import AXES, BATCH_AXES
 
+from .compose import SCHEDULES
 from .workload import Workload
 
 # Attentions that have all probabilities in memory, and keep them.

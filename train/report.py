@@ -42,7 +42,6 @@ class Curves(NamedTuple):
         return xs, ys
 
 
-
 # What a curve may run over -> how its axis is called.
 OVER = {"tokens": "million tokens", "minutes": "minutes of training steps"}
 

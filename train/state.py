@@ -150,6 +150,8 @@ def param_shardings(config: Any, mesh: Mesh | AbstractMesh, *, of: str = "") -> 
 def logical_axes(config: Any) -> Any:
     """The logical axis of each dim of the parameters: a tree of specs of the trained ones, and one of the others."""
     return nn.get_partition_spec(jax.eval_shape(lambda: _init_trees(config, 0)))
+
+
 def moment_specs(config: Any, mesh: Mesh) -> dict[str, PartitionSpec]:
     """How the moments of each trained parameter are divided, by its name: what optimizers of matrices need to know."""
     shardings = param_shardings(config, mesh, of="moment")
