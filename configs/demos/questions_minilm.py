@@ -20,5 +20,5 @@ def get_config() -> ConfigDict:
     config.data.update(task="questions,stride=32,all_windows=0", seq_len=128, batch_size=24)
     config.model.classifier = "tokens,classes=2"
     config.optimizer.learning_rate = 3e-4
-    config.train.update(steps=220, eval_every=220)
+    config.train.update(steps=310, eval_every=310)
     return config
