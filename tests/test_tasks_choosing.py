@@ -279,6 +279,13 @@ def test_an_answer_that_is_cut_by_a_window_is_not_in_it():
     assert [(int(piece["starts"]), int(piece["ends"])) for piece in pieces] == [(0, 0), (5, 6), (0, 0)]
 
 
+def test_windows_without_the_answer_may_be_left_out_of_training():
+    task, fields = "questions,stride=2,all_windows=0", question("abcdefghij", "ef")
+    assert [int(piece["starts"]) for piece in encode(task, fields, seq_len=10)] == [5]
+    assert len(encode(task, question("abcdefghij"), seq_len=10)) == 3  # a question that has no answer
+    assert len(encode(task, fields, seq_len=10, evaluating=True)) == 3
+
+
 def test_a_context_that_just_fits_has_one_window():
     assert [len(encode("questions,stride=2", question("abcdefghij"[:n]), seq_len=10)) for n in (4, 5, 6, 8, 9)] == [
         1,

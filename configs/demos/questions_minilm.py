@@ -17,8 +17,8 @@ def get_config() -> ConfigDict:
     config.name = "questions from MiniLM"
     config.data.source = "demo,name=questions"
     config.data.valid_source = "demo,name=questions,split=valid"
-    config.data.update(task="questions,stride=32", seq_len=256, batch_size=12)
+    config.data.update(task="questions,stride=32,all_windows=0", seq_len=128, batch_size=24)
     config.model.classifier = "tokens,classes=2"
     config.optimizer.learning_rate = 3e-4
-    config.train.update(steps=180, eval_every=180)
+    config.train.update(steps=310, eval_every=310)
     return config

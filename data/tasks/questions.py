@@ -43,6 +43,8 @@ class Questions:
         no_answer: whether a question may be found to have no answer.
         threshold: how much better than an answer none must be.
         find: examples have no "starts": an answer is where it is first in the context.
+        all_windows: learn also those windows of an answered question that have not its answer. Without them most rows
+            have an answer, which is learned sooner; what has none, unanswered questions still show.
     """
 
     stride: int = 128
@@ -51,6 +53,7 @@ class Questions:
     no_answer: bool = True
     threshold: float = 0.0
     find: bool = False
+    all_windows: bool = True
 
     objective = "spans"
     architectures = ("encoder",)
@@ -97,6 +100,7 @@ class Questions:
             | {"starts": np.array(start, np.int32), "ends": np.array(end, np.int32)}
             | {"weights": np.array(1, np.float32)}
             for window, (start, end) in zip(windows, places, strict=True)
+            if end or not answer or self.all_windows or setting.evaluating
         ]
 
     def _windows(self, fields: Fields, setting: Setting) -> list[_Window]:

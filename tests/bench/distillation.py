@@ -88,13 +88,13 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         "Python's standard library. Figures are of the whole validation split. The objective with the teacher:",
         f"`{DISTILL.format('runs/teacher')}`.",
         "",
-        "| run | layers | updates | tokens | nats per token | bits per byte | seconds |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| run | layers | updates | tokens | nats per token | bits per byte |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         lines.append(
             f"| {row['run']} | {row['layers']} | {row['steps']} | {row['tokens']:,} | {row['loss']:.4f} | "
-            f"{row['bits_per_byte']:.4f} | {row['seconds']} |"
+            f"{row['bits_per_byte']:.4f} |"
         )
     return "\n".join(lines) + "\n"
 
