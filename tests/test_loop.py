@@ -97,6 +97,24 @@ def test_evaluate_command_gives_the_figures_of_the_run(finished: Path, capsys: p
     assert set(printed["compressed_bits_per_byte"]) == {"gzip", "xz"}
 
 
+def test_a_run_of_a_version_without_a_field_that_is_read_is_one_line(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    from data.command_line import run_main
+
+    shutil.copytree(finished, tmp_path / "run")
+    fields = json.loads((finished / "config.json").read_text())
+    del fields["model"]["attention"], fields["train"]["log_every"]  # nothing reads the second to evaluate
+    (tmp_path / "run" / "config.json").write_text(json.dumps(fields))
+    monkeypatch.setattr(sys, "argv", ["train.evaluate", f"--workdir={tmp_path / 'run'}"])
+    monkeypatch.delenv("PALMETTE_TRACEBACK", raising=False)
+    with pytest.raises(SystemExit) as stop:
+        run_main(command("evaluate"))
+    assert stop.value.code == 2
+    said = "error: the config is of a run of another version: it has no field 'attention'\n"
+    assert capsys.readouterr().err == said
+
+
 def test_evaluation_does_not_depend_on_batch_size_or_devices(config: ConfigDict):
     """Every target once, with the same weight: to the last bits of float32 sums."""
     one, eight = make_mesh(MeshConfig(data=1), devices=jax.devices()[:1]), make_mesh(MeshConfig(data=4, tensor=2))
