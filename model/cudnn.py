@@ -12,9 +12,9 @@ from jax import Array
 
 from .attention import RelativeBias, attention_mask
 
-# Beside an array that is added, lengths are padded to multiples of this. Training takes no odd ones there (jax 0.11.2),
-# and cuDNN has been known to make NaN of the queries' gradients where half of the last 128 are there.
-TILE = 128
+# Lengths are padded to multiples of these. Training takes no odd ones (jax 0.11.2); and beside an array that is added,
+# cuDNN has been known to make NaN of the queries' gradients where half of the last 128 are there.
+EVEN, TILE = 2, 128
 
 
 def cudnn_attention(
@@ -74,8 +74,11 @@ def cudnn_attention(
     q_BTNH, k_BSKH, v_BSKH = (_pad(x, 3, max(size, size_of_values)) for x in (q_BTNH, k_BSKH, v_BSKH))
     # It takes a window only beside a causal mask and no array; otherwise it goes into the array.
     fused_window = window if causal and not packed else 0
+    has_array = packed or window != fused_window
+    multiple = TILE if has_array else EVEN
+    q_BTNH, k_BSKH, v_BSKH = (_pad(x, 1, multiple) for x in (q_BTNH, k_BSKH, v_BSKH))
     mask_B1TS = lengths_B = kv_lengths_B = None
-    if packed or window != fused_window:
+    if has_array:
         mask_B1TS = attention_mask(
             q_positions_BT=q_positions_BT,
             kv_positions_BS=kv_positions_BS,
@@ -86,14 +89,13 @@ def cudnn_attention(
         )[:, None]
         # In order, a token sees itself at least.
         sees_BT = None if in_order else jnp.any(mask_B1TS[:, 0], axis=-1)
-        q_BTNH, k_BSKH, v_BSKH = (_pad(x, 1, TILE) for x in (q_BTNH, k_BSKH, v_BSKH))
-        mask_B1TS = _pad(_pad(mask_B1TS, 2, TILE), 3, TILE)
+        mask_B1TS = _pad(_pad(mask_B1TS, 2, multiple), 3, multiple)
     else:
         # No length of 0, of which a softmax would be 0 / 0: a row of nothing but padding is taken for one token.
         lengths_B, kv_lengths_B = (
             jnp.maximum(jnp.sum(ids > 0, axis=1, dtype=jnp.int32), 1) for ids in (q_segment_ids_BT, kv_segment_ids_BS)
         )
-        sees_BT = q_segment_ids_BT > 0
+        sees_BT = (q_segment_ids_BT > 0) & jnp.any(kv_segment_ids_BS > 0, axis=1, keepdims=True)
     out_BTNH = jax.nn.dot_product_attention(
         q_BTNH,
         k_BSKH,
