@@ -16,7 +16,7 @@ from jax import Array
 from .attention import RelativeBias
 
 LANES = 128  # lengths and blocks are multiples of this
-# Wider ones save reads of keys. Blocks of 2048 are too much for the compiler (v5e, head dim 128) unless
+# Wider ones save reads of keys. Blocks of 2048 are too much for the compiler (v5e and v5p, head dim 128) unless
 # --xla_tpu_scoped_vmem_limit_kib is set.
 BLOCK = 512
 
