@@ -198,16 +198,22 @@ def _help(command: str, description: str, options: Mapping[str, tuple[Any, str]]
 
 
 def run_main(main: Callable[[list[str]], int | None]) -> None:
-    """Runs an entry point; what the user can mend is one line on stderr and exit status 2."""
+    """Runs an entry point; what the user can mend is one line on stderr and exit status 2.
+
+    So is a field that is read and that the config lacks: a run of another version may be evaluated as long as what is
+    read of it is there.
+    """
     try:
         status = main(sys.argv[1:])
     except BrokenPipeError:  # whoever read our output has enough, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
-    except (ValueError, OSError) as error:
-        if os.environ.get("PALMETTE_TRACEBACK"):
+    except (ValueError, OSError, AttributeError) as error:
+        lacking = isinstance(error, AttributeError)
+        if os.environ.get("PALMETTE_TRACEBACK") or (lacking and not isinstance(error.obj, ConfigDict)):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        said = f"the config is of a run of another version: it has no field {error.name!r}" if lacking else error
+        print(f"error: {said}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:  # where no run is there to be saved
         print("interrupted", file=sys.stderr)

@@ -5,6 +5,7 @@ from .attention import attention as attention
 from .backends import Asked as Asked
 from .backends import attention_fn_of as attention_fn_of
 from .backends import choose_attention as choose_attention
+from .backends import names_attention as names_attention
 from .beam import EARLY_STOPPING as EARLY_STOPPING
 from .beam import Beams as Beams
 from .beam import beam_search as beam_search

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 from .layers import soft_cap as apply_soft_cap
 
@@ -147,4 +148,5 @@ def attention(
     )
     logits_BKGTS = jnp.where(mask_BTS[:, None, None], apply_soft_cap(logits_BKGTS, soft_cap), MASKED)
     probs_BKGTS = jax.nn.softmax(logits_BKGTS, axis=-1).astype(v_BSKH.dtype)
-    return jnp.einsum("BKGTS,BSKH->BTKGH", probs_BKGTS, v_BSKH).reshape(B, T, N, v_BSKH.shape[-1])
+    out_BTNH = jnp.einsum("BKGTS,BSKH->BTKGH", probs_BKGTS, v_BSKH).reshape(B, T, N, v_BSKH.shape[-1])
+    return checkpoint_name(out_BTNH, "attention_out")

@@ -2,7 +2,8 @@
 
 "auto" takes the first of its platform's list that can do what is asked: on TPUs splash, blocked, plain; on GPUs cudnn,
 blocked, plain; elsewhere blocked, plain. Blocked is not taken below `SHORTEST_BLOCKED` tokens, of which two blocks
-would have little to leave out.
+would have little to leave out. From there on it is taken where all tokens see all too: on CPUs it takes no longer then,
+and keeps no probabilities for the backward pass.
 """
 
 import functools
@@ -28,6 +29,7 @@ ATTENTIONS: dict[str, dict[str, Any]] = {
 PREFERRED = {"tpu": ("splash", "blocked", "plain"), "gpu": ("cudnn", "blocked", "plain")}
 SHORTEST_BLOCKED = 128
 KEY = "config.model.attention"
+HOPPER = 9.0  # NVIDIA's compute capability, from which on cuDNN takes larger heads
 
 
 class Asked(NamedTuple):
@@ -38,16 +40,14 @@ class Asked(NamedTuple):
         platform: of its devices: "tpu", "gpu" or "cpu".
         length: tokens in a row.
         in_order: whether tokens see one another by their places in a row, as `model.attention.attention` has it.
-        packed: whether a row may hold several documents.
-        largest_head: that cuDNN takes on these devices.
+        capability: NVIDIA's compute capability of its devices, see `parallel.compute_capability`; 0 if they have none.
     """
 
     config: TransformerConfig
     platform: str
     length: int
     in_order: bool = True
-    packed: bool = True
-    largest_head: int = 256
+    capability: float = 9.0
 
 
 def choose_attention(text: str, asked: Asked) -> Choice:
@@ -65,6 +65,15 @@ def choose_attention(text: str, asked: Asked) -> Choice:
         legal = choose_attention("auto", asked).kind
         raise ValueError(f"{KEY}={text!r} cannot be used: {reason}; use {KEY}='auto', which takes {legal!r} here")
     return choice
+
+
+def names_attention(text: str) -> bool:
+    """Whether `config.model.attention` names a backend, and does not leave the choice.
+
+    Raises:
+        ValueError: it is not legal.
+    """
+    return parse_choice(KEY, text, ATTENTIONS).kind != "auto"
 
 
 def attention_fn_of(choice: Choice, *, packed: bool = True) -> Callable[..., Array]:
@@ -112,6 +121,8 @@ def _splash_lacks(choice: Choice, asked: Asked) -> str:
 
 def _cudnn_lacks(asked: Asked) -> str:
     c = asked.config
+    if not asked.capability:
+        return "it is NVIDIA's, and the mesh has GPUs of another maker"
     if c.attention_soft_cap:
         return f"it has no soft cap, and config.model.attention_soft_cap={c.attention_soft_cap}"
     if c.dtype != "bfloat16":
@@ -119,6 +130,7 @@ def _cudnn_lacks(asked: Asked) -> str:
     size, latent = c.size_of_head, c.choice("latent_attention")
     if latent.kind:
         size = max(size + latent.rope, latent.value)
-    if size % 8 or size > asked.largest_head:
-        return f"it has heads of a multiple of 8 and of at most {asked.largest_head} on these devices, not of {size}"
+    largest, where = (256, "") if asked.capability >= HOPPER else (128, " where JAX has no GPU from Hopper on at hand")
+    if size % 8 or size > largest:
+        return f"it has heads of a multiple of 8 and of at most {largest}{where}, not of {size}"
     return ""

@@ -149,7 +149,6 @@ class Attention(nn.Module):
         )
         # Also for the way back: the residual's length may be divided over more axes than the attention's.
         y_BTNH = nn.with_logical_constraint(y_BTNH, ("batch", "length", "heads", "head_dim"))
-        y_BTNH = checkpoint_name(y_BTNH, "attention_out")
         N, H, D = *y_BTNH.shape[2:], c.d_model
         init = projection_init(N, H, num_residual_writes=2 * c.num_layers)
         w_NHD = weight(self, "w_out", (N, H, D), ("heads", "head_dim", "embed"), init)
@@ -231,7 +230,8 @@ class Block(nn.Module):
 
     Attributes:
         config: the hyperparameters.
-        attention_fn: called as `model.attention.attention` is.
+        attention_fn: called as `model.attention.attention` is; it names its output for the remat policies, as only it
+            knows what else its backward pass needs.
         experts_fn: called as `model.moe.dropless` is.
         window: of the self-attention.
         has_experts: whether the layer has experts.

@@ -21,6 +21,8 @@ from .attention import MASKED, RelativeBias, attention_mask
 
 # What a row that sees nothing has for its largest logit: the exponentials of all its masked logits are 0.
 _LOWEST = MASKED / 2
+# Queries of a block that nobody chose: its logits are an array (B, N, WIDEST, S).
+WIDEST = 1024
 
 
 class _Form(NamedTuple):
@@ -80,7 +82,7 @@ def blocked_attention(
         scale: factor of the logits; 0 is 1 / sqrt(H).
         bias: added to the logits.
         in_order: whether places in the arrays may stand for positions.
-        block: queries in a block; 0 is an eighth of the length, in multiples of 64.
+        block: queries in a block; 0 is an eighth of the length, in multiples of 64, and at most 1024.
 
     Returns:
         (B, T, N, head dim of v) in v's dtype; logits and softmax in float32.
@@ -88,7 +90,7 @@ def blocked_attention(
     B, T, N, H = q_BTNH.shape
     K = k_BSKH.shape[2]
     form = _Form(
-        block or 64 * math.ceil(T / 512),
+        block or min(64 * math.ceil(T / 512), WIDEST),
         causal,
         window,
         soft_cap,
@@ -157,7 +159,7 @@ def _forward(form: _Form, q: Array, k: Array, v: Array, table_RN: Array | None, 
         out = _einsum("BKGTS,BKSH->BKGTH", weights.astype(v.dtype), v[:, :, of_keys])
         outs.append((out / total).astype(v.dtype))
         lses.append((highest + jnp.log(total))[..., 0])
-    # Named as the model names its output, so that a remat policy that keeps it need not compute it again.
+    # The logarithms under the name of an attention's output too (`REMAT_POLICIES`): neither is computed again then.
     out, lse = (checkpoint_name(jnp.concatenate(x, axis=3), "attention_out") for x in (outs, lses))
     return out, (q, k, v, table_RN, where, out, lse)
 

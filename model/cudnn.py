@@ -9,9 +9,12 @@ Letters: B batch, T query length, S key length, N query heads, K key/value heads
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.ad_checkpoint import checkpoint_name
 
 from .attention import RelativeBias, attention_mask
+
+# Lengths are padded to multiples of these. Training takes no odd ones (jax 0.11.2); and beside an array that is added,
+# cuDNN has been known to make NaN of the queries' gradients where half of the last 128 are there.
+EVEN, TILE = 2, 128
 
 
 def cudnn_attention(
@@ -31,12 +34,12 @@ def cudnn_attention(
     in_order: bool = False,
     packed: bool = True,
 ) -> Array:
-    """Attention as `model.attention.attention` gives it, in float16 or bfloat16.
+    """Attention as `model.attention.attention` gives it, in bfloat16.
 
     Args:
         q_BTNH: queries; N is a multiple of K.
         k_BSKH: keys; they are not repeated for the queries of a group.
-        v_BSKH: values; a smaller head dim is padded.
+        v_BSKH: values; of their head dim and that of the keys, the smaller is padded.
         q_positions_BT: position of each query in its document.
         kv_positions_BS: positions of the keys.
         q_segment_ids_BT: documents of the queries.
@@ -48,10 +51,11 @@ def cudnn_attention(
         bias: must be None.
         in_order: must be true for a causal mask or a window.
         packed: whether a row may hold several documents: then their mask is an array (B, 1, T, S) that the kernel
-            adds. Else a row is one document and padding after it, of which the kernel gets the lengths.
+            adds. Else a row is one document, number 1 or more, and padding after it, of which the kernel gets the
+            lengths.
 
     Returns:
-        (B, T, N, head dim of v) in v's dtype; of a query that sees nothing, anything finite.
+        (B, T, N, head dim of v) in v's dtype; 0 for a query that sees nothing, and of padding anything finite.
 
     Raises:
         ValueError: it cannot do what is asked.
@@ -65,13 +69,16 @@ def cudnn_attention(
             "cuDNN's attention tells by their places which tokens are later, and these stand in another order, or in a "
             "cache; use config.model.attention='blocked' or 'plain'"
         )
-    size, size_of_values = q_BTNH.shape[-1], v_BSKH.shape[-1]
-    if size_of_values < size:
-        v_BSKH = jnp.pad(v_BSKH, ((0, 0),) * 3 + ((0, size - size_of_values),))
-    # The kernel takes a window only beside a causal mask and no array; otherwise it goes into the array.
+    T, size, size_of_values = q_BTNH.shape[1], q_BTNH.shape[-1], v_BSKH.shape[-1]
+    # The kernel has one head dim for all three.
+    q_BTNH, k_BSKH, v_BSKH = (_pad(x, 3, max(size, size_of_values)) for x in (q_BTNH, k_BSKH, v_BSKH))
+    # It takes a window only beside a causal mask and no array; otherwise it goes into the array.
     fused_window = window if causal and not packed else 0
+    has_array = packed or window != fused_window
+    multiple = TILE if has_array else EVEN
+    q_BTNH, k_BSKH, v_BSKH = (_pad(x, 1, multiple) for x in (q_BTNH, k_BSKH, v_BSKH))
     mask_B1TS = lengths_B = kv_lengths_B = None
-    if packed or window != fused_window:
+    if has_array:
         mask_B1TS = attention_mask(
             q_positions_BT=q_positions_BT,
             kv_positions_BS=kv_positions_BS,
@@ -80,10 +87,15 @@ def cudnn_attention(
             causal=causal,
             window=window,
         )[:, None]
+        # In order, a token sees itself at least.
+        sees_BT = None if in_order else jnp.any(mask_B1TS[:, 0], axis=-1)
+        mask_B1TS = _pad(_pad(mask_B1TS, 2, multiple), 3, multiple)
     else:
+        # No length of 0, of which a softmax would be 0 / 0: a row of nothing but padding is taken for one token.
         lengths_B, kv_lengths_B = (
-            jnp.sum(ids > 0, axis=1, dtype=jnp.int32) for ids in (q_segment_ids_BT, kv_segment_ids_BS)
+            jnp.maximum(jnp.sum(ids > 0, axis=1, dtype=jnp.int32), 1) for ids in (q_segment_ids_BT, kv_segment_ids_BS)
         )
+        sees_BT = (q_segment_ids_BT > 0) & jnp.any(kv_segment_ids_BS > 0, axis=1, keepdims=True)
     out_BTNH = jax.nn.dot_product_attention(
         q_BTNH,
         k_BSKH,
@@ -95,5 +107,12 @@ def cudnn_attention(
         key_value_seq_lengths=kv_lengths_B,
         local_window_size=(fused_window - 1, 0) if fused_window else None,
         implementation="cudnn",
-    )
-    return checkpoint_name(out_BTNH[..., :size_of_values], "attention_out")
+    )[:, :T, :, :size_of_values]
+    # Chosen and not multiplied, so that what the kernel leaves there comes neither out nor back as a gradient.
+    return out_BTNH if sees_BT is None else jnp.where(sees_BT[..., None, None], out_BTNH, 0)
+
+
+def _pad(x: Array, dim: int, multiple: int) -> Array:
+    """With zeros, or False, to a multiple along a dim."""
+    short = -x.shape[dim] % multiple
+    return jnp.pad(x, [(0, short if i == dim else 0) for i in range(x.ndim)]) if short else x

@@ -16,7 +16,8 @@ from jax import Array
 from .attention import RelativeBias
 
 LANES = 128  # lengths and blocks are multiples of this
-# Wider ones save reads of keys, and may need --xla_tpu_scoped_vmem_limit_kib.
+# Wider ones save reads of keys. Blocks of 2048 are too much for the compiler (v5e and v5p, head dim 128) unless
+# --xla_tpu_scoped_vmem_limit_kib is set.
 BLOCK = 512
 
 
@@ -63,7 +64,7 @@ def splash_attention(
         interpret: run the kernel in Python, where there is no TPU.
 
     Returns:
-        (B, T, N, head dim of v) in q's dtype; of a query that sees nothing, anything finite.
+        (B, T, N, head dim of v) in q's dtype; 0 for a query that sees nothing.
 
     Raises:
         ValueError: it cannot do what is asked.
@@ -84,8 +85,12 @@ def splash_attention(
         q_BTNH.shape[2], (q_BTNH.shape[1], k_BSKH.shape[1]), causal, window, soft_cap, block, fused_backward, interpret
     )
     heads_first = (x.swapaxes(1, 2) for x in (q_BTNH, k_BSKH, v_BSKH))
-    out_BNTH = jax.vmap(kernel)(*heads_first, segment_ids)
-    return out_BNTH.swapaxes(1, 2)[:, :T]
+    out_BTNH = jax.vmap(kernel)(*heads_first, segment_ids).swapaxes(1, 2)[:, :T]
+    if in_order:
+        return out_BTNH
+    # Of a query that sees nothing the kernel takes the mean of what it looked at, and would give that its gradients.
+    sees_BT = jnp.any(q_segment_ids_BT[:, :, None] == kv_segment_ids_BS[:, None, :], axis=-1)
+    return jnp.where(sees_BT[..., None, None], out_BTNH, 0)
 
 
 def _pad(x: Array, value: int) -> Array:
@@ -125,7 +130,7 @@ def _kernel(
         head_shards=1,
         q_seq_shards=1,
         attn_logits_soft_cap=soft_cap or None,
-        # Output and log-sum-exp under the name that the model gives the output: see `REMAT_POLICIES`.
+        # Output and log-sum-exp under the name of an attention's output: see `REMAT_POLICIES`.
         residual_checkpoint_name="attention_out",
         interpret=interpret,
     )

@@ -18,13 +18,25 @@ from jax import Array
 
 LayerFn = Callable[[Any, Array, Any], tuple[Array, Any]]
 
-# What the backward pass keeps of a layer instead of computing it again; names are set in model/transformer.py.
+
+def _keeps_of_cudnn(primitive: Any, *_: Any, **__: Any) -> bool:
+    """The output of cuDNN's attention and the logarithms of its softmax, which JAX gives no name."""
+    return primitive.name == "dot_product_attention_fwd_wrapper"
+
+
+def _keep_attention_and(*names: str) -> Callable[..., bool]:
+    policies = jax.checkpoint_policies
+    return policies.save_from_both_policies(policies.save_only_these_names("attention_out", *names), _keeps_of_cudnn)
+
+
+# What the backward pass keeps of a layer instead of computing it again. Each attention names its own output, and what
+# its backward pass needs beside it, "attention_out"; the other names are in block.py, latent.py and moe.py.
 REMAT_POLICIES = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "attention": jax.checkpoint_policies.save_only_these_names("attention_out"),
-    "projections": jax.checkpoint_policies.save_only_these_names("qkv", "attention_out", "mlp_hidden"),
+    "attention": _keep_attention_and(),
+    "projections": _keep_attention_and("qkv", "mlp_hidden"),
 }
 
 

@@ -18,6 +18,7 @@ from .mesh import AXES as AXES
 from .mesh import MeshConfig as MeshConfig
 from .mesh import abstract_mesh as abstract_mesh
 from .mesh import check_platform as check_platform
+from .mesh import compute_capability as compute_capability
 from .mesh import has_accelerator as has_accelerator
 from .mesh import make_mesh as make_mesh
 from .mesh import platform_of as platform_of

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 AXIS = "context"
@@ -125,4 +126,6 @@ def all_to_all_attention(
     k_BSKH, v_BSKH = (jnp.repeat(x, repeats, axis=2) for x in (k_BSKH, v_BSKH))
     args = (*(grouped(x, outer) for x in (q_BTNH, k_BSKH, v_BSKH)), where)
     heads = PartitionSpec(None, AXIS, "tensor")
-    return on_shards(on_shard, (heads, heads, heads, BY_LENGTH), heads, "tensor")(*args).reshape(*q_BTNH.shape[:3], -1)
+    out_BTNH = on_shards(on_shard, (heads, heads, heads, BY_LENGTH), heads, "tensor")(*args)
+    # Named once more, as it is exchanged: a policy that keeps it need not send it again.
+    return checkpoint_name(out_BTNH.reshape(*q_BTNH.shape[:3], -1), "attention_out")

@@ -13,6 +13,8 @@ from jax.sharding import AbstractMesh, AxisType, Mesh
 
 # From the outermost, which may cross slower links, to the innermost, whose devices talk most.
 AXES = ("stage", "data", "fsdp", "expert", "context", "tensor")
+# Of the oldest GPUs that JAX still has fused attention for (NVIDIA's Ampere).
+LEAST_CAPABILITY = 8.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -176,6 +178,26 @@ def platform_of(mesh: Any) -> str:
     """The platform of a mesh's devices: "cpu", "gpu" or "tpu"; of an abstract mesh too."""
     platform = mesh.devices.flat[0].platform if isinstance(mesh, Mesh) else mesh.abstract_device.platform
     return "gpu" if platform in ("cuda", "rocm") else platform
+
+
+def compute_capability(mesh: Any) -> float:
+    """NVIDIA's figure of what kernels for a mesh of GPUs may count on, such as 9.0; 0.0 of another maker's GPUs.
+
+    JAX asks the first GPU of this process for it, whatever it compiles for, and where there is none it counts on the
+    least: so it is the lesser of that and of the mesh's own, where its devices tell.
+
+    Args:
+        mesh: the mesh; an abstract one will do.
+    """
+    here = _capability(jax.local_devices()[0]) if jax.default_backend() == "gpu" else LEAST_CAPABILITY
+    return min(here, _capability(mesh.devices.flat[0])) if isinstance(mesh, Mesh) else here
+
+
+def _capability(device: Any) -> float:
+    try:
+        return float(getattr(device, "compute_capability", "inf"))
+    except ValueError:  # AMD's have a name there
+        return 0.0
 
 
 def has_accelerator() -> bool:

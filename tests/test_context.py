@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from data import prepare
-from model import attention
+from model import attention, scan_layers
 from parallel import MeshConfig, all_to_all_attention, make_mesh, ring_attention, shard_batch, zigzag_order
 from parallel.context import kv_repeats
 from parallel.ring import Step, ring_steps
@@ -222,6 +222,23 @@ def test_the_all_to_all_exchanges_queries_keys_values_and_output():
     assert counts["all-to-all"] == 4
     assert collectives("all_to_all", 4, gradient=True)["all-to-all"] == 8
     assert "collective-permute" not in counts
+
+
+@pytest.mark.parametrize(("remat", "count"), [("none", 8), ("full", 8 + 4), ("attention", 8 + 3)])
+def test_remat_that_keeps_the_attention_does_not_exchange_its_output_again(remat: str, count: int):
+    def loss(w_LHH: Any, x_BTNH: Any, x_BT: Any) -> Any:
+        where = dict.fromkeys(("q_positions_BT", "kv_positions_BS", "q_segment_ids_BT", "kv_segment_ids_BS"), x_BT)
+
+        def layer(w_HH: Any, x_BTNH: Any, _: None) -> Any:
+            y_BTNH = FORMS["all_to_all"](x_BTNH, x_BTNH, x_BTNH, **where)
+            return x_BTNH + jnp.einsum("BTNH,HG->BTNG", y_BTNH, w_HH), None
+
+        return jnp.sum(scan_layers([layer], w_LHH, x_BTNH, None, remat=remat)[0])
+
+    with jax.set_mesh(mesh_of(context=4)):
+        x, *_, x_BT = abstract_arguments(4, N)
+        jaxpr = jax.make_jaxpr(jax.grad(loss))(jax.ShapeDtypeStruct((2, H, H), jnp.float32), x, x_BT)
+    assert str(jaxpr).count(" all_to_all[") == count
 
 
 def matmul_flops(jaxpr: Any) -> int:

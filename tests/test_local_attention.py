@@ -16,7 +16,7 @@ from model import attention
 from model.blocked import blocked_attention
 from parallel import all_to_all_attention, make_rules, on_each_device, on_mesh, zigzag_order
 from tests.test_context import B, T, mesh_of, output_and_gradients, packed_rows, random_arrays, relative
-from train.compose import attention_of, preflight
+from train.compose import _placed_attention, attention_of, make_model, preflight
 
 ONE = functools.partial(blocked_attention, block=16)
 LOCAL = on_each_device(ONE)
@@ -73,13 +73,26 @@ def test_preflight_refuses_a_backend_that_cannot(config: ConfigDict):
 
 def test_the_ring_has_an_attention_of_its_own(config: ConfigDict):
     mesh = mesh_of(context=2)
-    config.model.attention = "blocked"
-    with pytest.raises(ValueError, match=r"'blocked' cannot be used where config\.mesh\.context=2 .* in a ring"):
-        preflight(config, mesh)
+    for name in ("plain", "blocked"):
+        config.model.attention = name
+        with pytest.raises(ValueError, match=rf"'{name}' cannot be used where config\.mesh\.context=2 .* in a ring"):
+            preflight(config, mesh)
     config.mesh.context_attention = "all_to_all"
     assert attention_of(config, mesh).kind == "blocked"
     config.model.attention, config.mesh.context_attention = "auto", "ring"
     assert attention_of(config, mesh).kind == "ring"
+
+
+def test_an_image_has_no_documents_that_cudnn_would_need_an_array_for(
+    config: ConfigDict, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("train.compose.platform_of", lambda mesh: "gpu")
+    monkeypatch.setattr("train.compose.compute_capability", lambda mesh: 9.0)
+    config.model.update(dtype="bfloat16", architecture="encoder", classifier="first,classes=3")
+    mesh = mesh_of(data=1)
+    assert make_model(config, mesh).attention_fn is _placed_attention("cudnn", (), True, False)
+    config.model.image = "patches,size=8,patch=4"
+    assert make_model(config, mesh).attention_fn is _placed_attention("cudnn", (), False, False)
 
 
 def test_a_prefix_that_is_read_both_ways_is_not_in_order(config: ConfigDict):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,24 @@ def test_evaluate_command_gives_the_figures_of_the_run(finished: Path, capsys: p
     assert printed["step"] == 12
     assert printed["bits_per_byte"] == pytest.approx(records(finished, "valid_bits_per_byte")[12], rel=1e-6)
     assert set(printed["compressed_bits_per_byte"]) == {"gzip", "xz"}
+
+
+def test_a_run_of_a_version_without_a_field_that_is_read_is_one_line(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    from data.command_line import run_main
+
+    shutil.copytree(finished, tmp_path / "run")
+    fields = json.loads((finished / "config.json").read_text())
+    del fields["model"]["attention"], fields["train"]["log_every"]  # nothing reads the second to evaluate
+    (tmp_path / "run" / "config.json").write_text(json.dumps(fields))
+    monkeypatch.setattr(sys, "argv", ["train.evaluate", f"--workdir={tmp_path / 'run'}"])
+    monkeypatch.delenv("PALMETTE_TRACEBACK", raising=False)
+    with pytest.raises(SystemExit) as stop:
+        run_main(command("evaluate"))
+    assert stop.value.code == 2
+    said = "error: the config is of a run of another version: it has no field 'attention'\n"
+    assert capsys.readouterr().err == said
 
 
 def test_evaluation_does_not_depend_on_batch_size_or_devices(config: ConfigDict):

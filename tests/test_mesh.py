@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, Mesh
 
 from configs import base
-from parallel import AXES, MeshConfig, check_platform, make_mesh
+from parallel import AXES, MeshConfig, abstract_mesh, check_platform, compute_capability, make_mesh
 from parallel.mesh import group_slices
 
 
@@ -159,3 +159,33 @@ def test_another_platform_is_an_error_and_not_a_fallback(platform):
 def test_an_unknown_platform_is_an_error():
     with pytest.raises(ValueError, match=r"config\.platform='cuda' is not known; use 'auto', 'cpu', 'gpu' or 'tpu'"):
         check_platform("cuda")
+
+
+class Gpu:
+    """As much of a device as tells what its kernels can do; one of a topology does not."""
+
+    def __init__(self, **attributes: str):
+        vars(self).update(attributes)
+
+
+@pytest.mark.parametrize(
+    ("here", "of_mesh", "expected"),
+    [
+        ("9.0", {"compute_capability": "9.0"}, 9.0),
+        ("9.0", {"compute_capability": "8.0"}, 8.0),  # compiled for another machine
+        ("9.0", {}, 9.0),
+        ("8.0", None, 8.0),  # the mesh that a step knows while it is traced
+        ("", {}, 8.0),  # a machine without a GPU
+        ("", {"compute_capability": "9.0"}, 8.0),
+        ("gfx942", {"compute_capability": "gfx942"}, 0.0),
+        ("gfx942", None, 0.0),
+    ],
+)
+def test_kernels_count_on_the_gpus_that_jax_asks(
+    monkeypatch: pytest.MonkeyPatch, here: str, of_mesh: dict[str, str] | None, expected: float
+):
+    if here:
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+        monkeypatch.setattr(jax, "local_devices", lambda: [Gpu(compute_capability=here)])
+    mesh = abstract_mesh() if of_mesh is None else Mesh(np.array([Gpu(**of_mesh)]), ("data",))
+    assert compute_capability(mesh) == expected

@@ -1,6 +1,6 @@
 """Each attention backend is held to the plain one, forward and gradients; and what a backend cannot do it refuses.
 
-The TPU's kernel runs interpreted. cuDNN's has no stand-in on a CPU: here are its mask and its refusals.
+The TPU's kernel runs interpreted. cuDNN's has no stand-in on a CPU: XLA computes what it is told to.
 """
 
 import functools
@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 
 from configs import base
-from model import Asked, TransformerConfig, attention, attention_fn_of, choose_attention
+from model import (
+    Asked,
+    Transformer,
+    TransformerConfig,
+    attention,
+    attention_fn_of,
+    choose_attention,
+    scan_layers,
+)
 from model.attention import RelativeBias
 from model.blocked import blocked_attention
 from model.choice import Choice
@@ -20,6 +28,10 @@ from model.cudnn import cudnn_attention
 from model.splash import splash_attention
 
 N, H = 4, 16
+
+
+# The largest error, by the root of the mean square.
+TOLERANCE = {"float32": 2e-5, "bfloat16": 0.08}
 
 
 class Case(NamedTuple):
@@ -65,13 +77,22 @@ def rows(T: int, in_order: bool) -> tuple[np.ndarray, np.ndarray]:
     return positions, segments
 
 
-def outputs(fn: Any, case: Case, T: int) -> Any:
-    """The output and the gradients of q, k, v and the table of a bias."""
+def unpacked_rows(T: int) -> tuple[np.ndarray, np.ndarray]:
+    """As `rows`: a document, one and padding, and nothing but padding."""
+    lengths = np.array([[T], [T - 5], [0]])
+    return np.broadcast_to(np.arange(T), (3, T)), (np.arange(T) < lengths).astype(int)
+
+
+def outputs(fn: Any, case: Case, T: int, packed: bool = True) -> Any:
+    """The output and the gradients of q, k, v and the table of a bias; not packed, of the documents alone."""
     rng = np.random.default_rng(0)
-    shapes = ((2, T, N, H), (2, T, case.K, H), (2, T, case.K, case.values), (8, N))
+    positions, segments = (jnp.asarray(x, jnp.int32) for x in (rows(T, case.in_order) if packed else unpacked_rows(T)))
+    B = len(positions)
+    shapes = ((B, T, N, H), (B, T, case.K, H), (B, T, case.K, case.values), (8, N))
     q, k, v, table = (jnp.asarray(rng.standard_normal(shape), case.dtype) for shape in shapes)
-    weight = rng.standard_normal((2, T, N, case.values)).astype(np.float32)
-    positions, segments = (jnp.asarray(x, jnp.int32) for x in rows(T, case.in_order))
+    weight = rng.standard_normal((B, T, N, case.values)).astype(np.float32)
+    counts = jnp.ones_like(segments) if packed else segments
+    weight = weight * counts[..., None, None].astype(jnp.float32)
 
     def loss(arrays: Any) -> Any:
         q, k, v, table = arrays
@@ -91,17 +112,103 @@ def outputs(fn: Any, case: Case, T: int) -> Any:
             in_order=case.in_order,
         )
         assert y.dtype == v.dtype
-        return jnp.sum(y.astype(jnp.float32) * weight), y
+        y = y.astype(jnp.float32)
+        return jnp.sum(y * weight), jnp.where(counts[..., None, None] > 0, y, 0)
 
     return jax.jit(jax.value_and_grad(loss, has_aux=True))((q, k, v, table))
 
 
-def check(fn: Any, case: Case, T: int) -> None:
-    (_, expected), expected_grads = outputs(attention, case, T)
-    (_, found), grads = outputs(fn, case, T)
-    tolerance = 2e-5 if case.dtype == "float32" else 0.06
+def check(fn: Any, case: Case, T: int, packed: bool = True) -> None:
+    (_, expected), expected_grads = outputs(attention, case, T, packed)
+    (value, found), grads = outputs(fn, case, T, packed)
+    assert np.isfinite(value)  # though what is of no weight is not compared
     for x, y in zip((expected, *expected_grads), (found, *grads), strict=True):
-        np.testing.assert_allclose(y.astype(jnp.float32), x.astype(jnp.float32), atol=tolerance)
+        x, y = (np.asarray(z, np.float32) for z in (x, y))
+        np.testing.assert_allclose(y, x, atol=TOLERANCE[case.dtype] * max(np.sqrt(np.mean(x * x)), 1e-3))
+
+
+@pytest.fixture
+def cudnn_by_xla(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands for cuDNN: it takes the shapes that cuDNN does in training, and leaves NaN where that writes nothing."""
+    given = jax.nn.dot_product_attention
+
+    def compute(q: Any, k: Any, v: Any, *, implementation: str, **how: Any) -> Any:
+        assert implementation == "cudnn"
+        assert q.shape[-1] == k.shape[-1] == v.shape[-1]
+        assert q.shape[1] % 2 == k.shape[1] % 2 == 0
+        if how["mask"] is not None:
+            assert how["mask"].shape == (q.shape[0], 1, q.shape[1], k.shape[1])
+            assert q.shape[1] % 128 == k.shape[1] % 128 == 0
+        out, lengths = given(q, k, v, implementation="xla", **how), how["query_seq_lengths"]
+        if lengths is None:
+            return out
+        is_written = (jnp.arange(q.shape[1]) < lengths[:, None]) & (how["key_value_seq_lengths"][:, None] > 0)
+        return jnp.where(is_written[..., None, None], out, jnp.nan)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", compute)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(),
+        Case(K=2, window=20),
+        Case(K=1, scale=0.7, values=8),
+        Case(K=2, values=24),
+        Case(K=2, causal=False),
+        Case(causal=False, window=9),
+    ],
+)
+@pytest.mark.usefixtures("cudnn_by_xla")
+def test_what_cudnn_is_told_is_plain(case: Case, packed: bool):
+    """Of an odd length; and of rows that are padding alone, as the last ones of an evaluation are."""
+    check(functools.partial(cudnn_attention, packed=packed), case, 197, packed)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_remat_that_keeps_the_attention_runs_cudnn_once(monkeypatch: pytest.MonkeyPatch, packed: bool):
+    """Of an odd length, which JAX refuses where it comes to the kernel."""
+    monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91100)
+    ids = jnp.ones((1, 131), jnp.int32)
+    names = ("q_positions_BT", "kv_positions_BS", "q_segment_ids_BT", "kv_segment_ids_BS")
+
+    def layer(w_HH: Any, x_BTNH: Any, _: None) -> Any:
+        q = jnp.einsum("BTNH,HG->BTNG", x_BTNH, w_HH)
+        y = cudnn_attention(q, q, q, in_order=True, packed=packed, **dict.fromkeys(names, ids))
+        return x_BTNH + jnp.einsum("BTNH,HG->BTNG", y, w_HH), None
+
+    def runs(remat: str) -> int:
+        def loss(w: Any, x: Any) -> Any:
+            return jnp.sum(scan_layers([layer], w, x, None, remat=remat)[0].astype(jnp.float32))
+
+        shapes = (jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((3, 64, 64), (1, 131, 2, 64)))
+        jaxpr = jax.make_jaxpr(jax.grad(loss))(*shapes)
+        return [eqn.primitive.name for eqn in _equations(jaxpr.jaxpr)].count("dot_product_attention_fwd_wrapper")
+
+    assert {remat: runs(remat) for remat in ("none", "full", "attention", "projections")} == {
+        "none": 1,
+        "full": 2,
+        "attention": 1,
+        "projections": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("fn", "logarithms"),
+    [(attention, 0), (blocked_attention, 1), (functools.partial(splash_attention, interpret=True), 1)],
+    ids=["plain", "blocked", "splash"],
+)
+def test_remat_keeps_each_attention_s_output_once(fn: Any, logarithms: int):
+    """Beside the input of the layer, and the logarithms of the softmax's denominators."""
+    c = asked(length=128, dtype="float32", num_layers=3, num_heads=4, num_kv_heads=2, d_model=40, d_mlp=48).config
+    model = Transformer(c, attention_fn=fn, stack_fn=functools.partial(scan_layers, remat="attention"))
+    tokens = jnp.zeros((2, 128), jnp.int32)
+    params = jax.eval_shape(Transformer(c).init, jax.random.key(0), tokens[:, :1])["params"]
+    held = jax.eval_shape(lambda params: jax.vjp(lambda p: model.apply({"params": p}, tokens), params)[1], params)
+    of_layers = [leaf for leaf in jax.tree.leaves(held) if leaf.ndim > 2 and leaf.shape[0] == 3 and 128 in leaf.shape]
+    floats = sum(leaf.size for leaf in of_layers if leaf.dtype == jnp.float32)
+    assert floats == 3 * 2 * 128 * (40 + 4 * c.size_of_head + 4 * logarithms)
 
 
 @pytest.mark.parametrize("name", CASES | ONLY_BLOCKED)
@@ -132,6 +239,46 @@ def test_a_decoder_sees_only_the_encoder_s_document_of_its_number(fn: Any, T: in
     where = {"q_segment_ids_BT": of_queries, "kv_segment_ids_BS": of_keys, "causal": False}
     where |= {"q_positions_BT": jnp.zeros_like(of_queries), "kv_positions_BS": jnp.zeros_like(of_keys)}
     np.testing.assert_allclose(jax.jit(functools.partial(fn, **where))(q, k, v), attention(q, k, v, **where), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [blocked_attention, functools.partial(splash_attention, interpret=True), cudnn_attention],
+    ids=["blocked", "splash", "cudnn"],
+)
+@pytest.mark.usefixtures("cudnn_by_xla")
+def test_a_document_that_sees_nothing_gives_the_values_of_others_no_gradients(fn: Any):
+    """The third document of a decoder, of which the encoder has two."""
+    rng = np.random.default_rng(0)
+    arrays = [jnp.asarray(rng.standard_normal((1, length, 2, H)), jnp.float32) for length in (128, 64, 64)]
+    of_queries, of_keys = jnp.asarray([[1] * 60 + [2] * 40 + [3] * 28]), jnp.asarray([[1] * 40 + [2] * 24])
+    where = {"q_segment_ids_BT": of_queries, "kv_segment_ids_BS": of_keys, "causal": False}
+    where |= {"q_positions_BT": jnp.zeros_like(of_queries), "kv_positions_BS": jnp.zeros_like(of_keys)}
+
+    @jax.jit
+    def output_and_gradients(weight: Any) -> Any:
+        y, pull_back = jax.vjp(lambda *qkv: fn(*qkv, **where), *arrays)
+        return y, pull_back(jnp.broadcast_to(weight, y.shape))
+
+    y, gradients = output_and_gradients(jnp.ones((1, 128, 1, 1)))
+    _, of_two = output_and_gradients(jnp.ones((1, 128, 1, 1)).at[:, 100:].set(0.0))
+    np.testing.assert_array_equal(y[:, 100:], 0.0)
+    assert np.all(np.any(y[:, :100] != 0.0, axis=-1))
+    jax.tree.map(lambda x, expected: np.testing.assert_allclose(x, expected, atol=1e-6), gradients, of_two)
+
+
+def test_a_block_that_nobody_chose_is_at_most_1024_queries_wide():
+    """Of 32 768 tokens, an eighth would have logits of 4096 by 32 768."""
+    T = 32768
+    q = jax.ShapeDtypeStruct((1, T, 1, 8), jnp.bfloat16)
+    ids = jax.ShapeDtypeStruct((1, T), jnp.int32)
+
+    def fn(q: Any, ids: Any) -> Any:
+        names = ("q_positions_BT", "kv_positions_BS", "q_segment_ids_BT", "kv_segment_ids_BS")
+        return blocked_attention(q, q, q, in_order=True, **dict.fromkeys(names, ids))
+
+    sizes = [out.aval.size for eqn in _equations(jax.make_jaxpr(fn)(q, ids).jaxpr) for out in eqn.outvars]
+    assert max(sizes) == 1024 * T
 
 
 def test_blocked_computes_no_block_that_nobody_sees():
@@ -189,8 +336,8 @@ def test_kernels_refuse_what_they_would_ignore(fn: Any, how: dict[str, Any], sai
 @pytest.mark.parametrize(
     ("packed", "window", "causal", "expected"),
     [
-        (False, 0, True, {"is_causal": True, "local_window_size": None, "lengths": [3]}),
-        (False, 2, True, {"is_causal": True, "local_window_size": (1, 0), "lengths": [3]}),
+        (False, 0, True, {"is_causal": True, "local_window_size": None, "lengths": [3, 1]}),
+        (False, 2, True, {"is_causal": True, "local_window_size": (1, 0), "lengths": [3, 1]}),
         (True, 0, True, {"is_causal": True, "local_window_size": None, "mask": "1000 1100 1110 0001"}),
         (True, 2, True, {"is_causal": True, "local_window_size": None, "mask": "1000 1100 0110 0001"}),
         (False, 2, False, {"is_causal": False, "local_window_size": None, "mask": "1100 1110 0110 0001"}),
@@ -199,18 +346,21 @@ def test_kernels_refuse_what_they_would_ignore(fn: Any, how: dict[str, Any], sai
 def test_what_cudnn_is_told(monkeypatch: pytest.MonkeyPatch, packed: bool, window: int, causal: bool, expected: Any):
     told: dict[str, Any] = {}
     monkeypatch.setattr(jax.nn, "dot_product_attention", lambda q, k, v, **how: told.update(how, v=v) or v)
-    q, v = jnp.zeros((1, 4, 2, 8), jnp.bfloat16), jnp.zeros((1, 4, 1, 4), jnp.bfloat16)
-    at, ids = jnp.arange(4)[None], jnp.asarray([[1, 1, 1, 0]])
+    q, v = jnp.zeros((2, 4, 2, 8), jnp.bfloat16), jnp.zeros((2, 4, 1, 4), jnp.bfloat16)
+    at, ids = jnp.tile(jnp.arange(4), (2, 1)), jnp.asarray([[1, 1, 1, 0], [0, 0, 0, 0]])
     where = {"q_positions_BT": at, "kv_positions_BS": at, "q_segment_ids_BT": ids, "kv_segment_ids_BS": ids}
     y = cudnn_attention(q, q[:, :, :1], v, packed=packed, window=window, causal=causal, in_order=True, **where)
-    assert y.shape == (1, 4, 1, 4)
+    assert y.shape == (2, 4, 1, 4)
     assert told["v"].shape[-1] == 8
     assert (told["implementation"], told["scale"]) == ("cudnn", 8**-0.5)
     for name in ("is_causal", "local_window_size"):
         assert told[name] == expected[name]
     if "mask" in expected:
         assert told["query_seq_lengths"] is None
-        found = np.asarray(told["mask"][0, 0]).astype(int)
+        assert told["mask"].shape == (2, 1, 128, 128)
+        assert not np.any(told["mask"][:, :, 4:])
+        assert not np.any(told["mask"][..., 4:])
+        found = np.asarray(told["mask"][0, 0, :4, :4]).astype(int)
         assert " ".join("".join(map(str, row)) for row in found) == expected["mask"]
     else:
         assert told["mask"] is None
@@ -228,7 +378,9 @@ def asked(platform: str = "cpu", length: int = 256, **more: Any) -> Asked:
 @pytest.mark.parametrize(
     ("what", "kind"),
     [
-        (asked("cpu", 64), "plain"),
+        (asked("cpu", 127), "plain"),
+        (asked("cpu", 128), "blocked"),
+        (asked("cpu", 128, architecture="encoder"), "blocked"),
         (asked("cpu", 1024), "blocked"),
         (asked("tpu", 1024), "splash"),
         (asked("tpu", 1024, attention_soft_cap=30.0, window=64, dtype="float32"), "splash"),
@@ -240,6 +392,9 @@ def asked(platform: str = "cpu", length: int = 256, **more: Any) -> Asked:
         (asked("gpu", 1000), "cudnn"),
         (asked("gpu", 1024, dtype="float32"), "blocked"),
         (asked("gpu", 1024, attention_soft_cap=30.0), "blocked"),
+        (asked("gpu", 1024, head_dim=256), "cudnn"),
+        (asked("gpu", 1024, head_dim=256, capability=8.0), "blocked"),
+        (asked("gpu", 1024, capability=0.0), "blocked"),  # AMD's
     ],
 )
 def test_auto_takes_the_platform_s_own_where_it_can(what: Asked, kind: str):
@@ -265,8 +420,9 @@ def test_auto_takes_the_platform_s_own_where_it_can(what: Asked, kind: str):
         ("splash,block=100", asked("tpu"), "block=100 must be a multiple of 128"),
         ("cudnn", asked("gpu", attention_soft_cap=5.0), "no soft cap, and config.model.attention_soft_cap=5.0"),
         ("cudnn", asked("gpu", dtype="float32"), "computes in bfloat16, and config.model.dtype='float32'"),
-        ("cudnn", asked("gpu", head_dim=36), "heads of a multiple of 8 and of at most 256 on these devices, not of 36"),
-        ("cudnn", asked("gpu", head_dim=192, largest_head=128), "at most 128 on these devices, not of 192"),
+        ("cudnn", asked("gpu", head_dim=36), "heads of a multiple of 8 and of at most 256, not of 36"),
+        ("cudnn", asked("gpu", head_dim=192, capability=8.0), "at most 128 where JAX has no GPU from Hopper .* of 192"),
+        ("cudnn", asked("gpu", capability=0.0), "it is NVIDIA's, and the mesh has GPUs of another maker"),
         ("blocked,block=-8", asked(), "block=-8 must be 0 or more"),
         ("flash", asked(), "is not known; use one of auto, plain, blocked, splash, cudnn"),
         ("blocked,size=8", asked(), "'size=8' is no option of 'blocked'; it has block="),

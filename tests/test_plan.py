@@ -14,7 +14,7 @@ from configs import base, llama3_8b
 from data.command_line import flatten
 from parallel import AXES, Machine, parse_machine
 from tests.helpers import command
-from train.candidates import HEADROOM, factorizations
+from train.candidates import HEADROOM, Search, factorizations
 from train.layout import Layout
 from train.memory import estimate_memory
 from train.plan_text import budget_line, changes, parse_quantity, why_first, why_nothing_fits
@@ -100,6 +100,15 @@ def test_a_pipeline_waits():
 
     bound = estimate_time(workload, layout, machine, links_of(machine, layout.sizes))
     assert bound.waiting == 3 / 11  # of 8 microbatches
+
+
+def test_a_named_attention_has_no_ring():
+    machine, ring = parse_machine("v5e:2x4"), {**ONE, "fsdp": 4, "context": 2}
+    for name, is_legal in (("auto", True), ("plain", False), ("splash", False)):
+        config = medium(**{"model.attention": name})
+        assert Search(config, workload_of(config), machine).legal(ring) == is_legal
+    config = medium(**{"model.attention": "plain", "mesh.context_attention": "all_to_all"})
+    assert Search(config, workload_of(config), machine).legal(ring)
 
 
 def test_thousands_of_choices_take_seconds():

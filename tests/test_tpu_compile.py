@@ -9,10 +9,14 @@ import importlib.util
 import os
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pytest
+from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
 from configs import base
+from model.splash import splash_attention
 from parallel import MeshConfig, make_mesh
 from parallel.collectives import Total, collectives, totals
 from train.ahead import Compiled, compile_and_listen, lower_step
@@ -40,6 +44,7 @@ CASES = {
 VARIANTS = {
     "data, 2 microbatches": ({"data": 4}, {"train.microbatch_rows": 1}),
     "fsdp, 2 microbatches, remat": ({"fsdp": 4}, {"train.microbatch_rows": 1, "model.remat": "projections"}),
+    "fsdp, untied": ({"fsdp": 4}, {"model.tie_embeddings": False}),
 }
 # Two axes at once; here kinds other than all-reduce are compared, of which XLA makes one over both axes.
 MIXES = {
@@ -139,15 +144,43 @@ def test_fused_attention_is_in_the_compiled_step(name: str):
         assert kernel in compiled.text
 
 
-def test_a_chunked_loss_communicates_no_more_than_all_logits_at_once():
-    """Gradients of the table are summed over the devices once, not in each chunk."""
+@pytest.mark.parametrize("generation", TOPOLOGIES)
+@pytest.mark.parametrize(
+    ("block", "head_dim", "size_of_values", "fused_backward"),
+    [(512, 64, 64, False), (512, 256, 256, False), (512, 192, 128, True), (1024, 128, 128, False)],
+)
+def test_splash_compiles_with_other_blocks_and_heads(
+    generation: str, block: int, head_dim: int, size_of_values: int, fused_backward: bool
+):
+    everywhere = SingleDeviceSharding(devices(generation)[0])
+    names = ("q_positions_BT", "kv_positions_BS", "q_segment_ids_BT", "kv_segment_ids_BS")
+
+    def loss(q: Any, k: Any, v: Any, ids: Any) -> Any:
+        how = {"in_order": True, "block": block, "fused_backward": fused_backward}
+        return jnp.sum(splash_attention(q, k, v, **how, **dict.fromkeys(names, ids)).astype(jnp.float32))
+
+    def array(*shape: int, dtype: Any = jnp.bfloat16) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=everywhere)
+
+    arrays = array(1, 2048, 4, head_dim), array(1, 2048, 2, head_dim), array(1, 2048, 2, size_of_values)
+    lowered = jax.jit(jax.grad(loss, (0, 1, 2))).lower(*arrays, array(1, 2048, dtype=jnp.int32))
+    text = compile_and_listen(lowered).text
+    assert ("splash_mha_dq" in text) != fused_backward
+    assert "splash_mha_dkv" in text
+
+
+@pytest.mark.parametrize(("name", "tied"), [("fsdp", True), ("fsdp, untied", False)])
+def test_a_chunked_loss_communicates_no_more_than_all_logits_at_once(name: str, tied: bool):
+    """Gradients of the table are summed over the devices once, not in each chunk, and are not gathered."""
     config = small()
     config.train.objective = "auto,chunk=16"
+    config.model.tie_embeddings = tied
     mesh = make_mesh(MeshConfig(data=1, fsdp=4), devices=devices("v5e"))
     compiled = compile_and_listen(lower_step(config, mesh))
     assert not compiled.rematerializes, compiled.messages
-    found, whole = totals(collectives(compiled.text, mesh.shape)), measured("fsdp")
-    for kind in ("all-gather", "reduce-scatter"):
+    found, whole = totals(collectives(compiled.text, mesh.shape)), measured(name)
+    assert set(found) == set(whole)
+    for kind in ("all-gather", "reduce-scatter", "all-reduce"):
         assert found[kind, ("fsdp",)].tensors <= whole[kind, ("fsdp",)].tensors
         assert found[kind, ("fsdp",)].bytes <= whole[kind, ("fsdp",)].bytes
 

@@ -19,7 +19,7 @@ from train.step import make_train_step
 from train.vocabulary import chunked_sum_tokens, sum_tokens
 from train.workdir import config_difference
 
-B, T, D, V = 2, 12, 8, 20
+B, T, D, V = 2, 13, 8, 20
 CASES: dict[str, tuple[dict[str, Any], float]] = {
     "linear": ({}, 0.0),
     "z loss": ({}, 0.1),
@@ -50,7 +50,7 @@ def value_and_gradients(head: Head, targets: np.ndarray, weights: np.ndarray, z_
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("chunk", [4, 5])  # of 12 positions, 5 is taken for 4
+@pytest.mark.parametrize("chunk", [4, 6, 12, 20])  # 13 positions and 3 of padding, 2, 1 and none
 def test_chunks_give_the_loss_and_its_gradients(case: str, chunk: int):
     how, z_loss = CASES[case]
     head, targets, weights = head_of(**how)
@@ -80,6 +80,8 @@ def test_no_array_has_the_logits_of_all_positions():
     assert f"{B}x1x{T}x{V}xf32" in shapes(T) or f"{B}x{T}x{V}xf32" in shapes(T)
     assert f"{T}x{V}xf32" not in shapes(4)
     assert f"4x{V}xf32" in shapes(4)
+    assert f"5x{V}xf32" in shapes(6)  # three chunks of 5, with two positions of padding
+    assert f"6x{V}xf32" not in shapes(6)
 
 
 MESHES = {

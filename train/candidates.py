@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from model import REMAT_POLICIES, choose_attention
+from model import REMAT_POLICIES, choose_attention, names_attention
 from parallel import AXES, Link, Machine, abstract_mesh, links_of
 
 from .compose import asked_of_attention, check_mesh, model_config
@@ -71,8 +71,8 @@ def attention_of_machine(config: Any, machine: Machine) -> str:
     Raises:
         ValueError: it cannot be had there.
     """
-    largest_head = 128 if machine.chip.name.startswith("a100") else 256
-    asked = asked_of_attention(config, model_config(config), machine.chip.platform, largest_head=largest_head)
+    capability = 8.0 if machine.chip.name.startswith("a100") else 9.0
+    asked = asked_of_attention(config, model_config(config), machine.chip.platform, capability=capability)
     return choose_attention(config.model.attention, asked).kind
 
 
@@ -108,7 +108,7 @@ class Search:
         if sizes["expert"] > 1 and not m.num_experts:
             return False  # it would be one more "fsdp" that divides no parameter
         in_a_ring = sizes["context"] > 1 and self.config.mesh.context_attention == "ring"
-        if in_a_ring and not self.config.model.attention.startswith(("auto", "plain")):
+        if in_a_ring and names_attention(self.config.model.attention):
             return False  # it has an attention of its own
         try:
             links_of(self.machine, sizes, self.config.mesh.slice_axes)

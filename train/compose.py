@@ -22,6 +22,7 @@ from model import (
     attention_fn_of,
     choose_attention,
     dropless,
+    names_attention,
     scan_layers,
 )
 from parallel import (
@@ -29,6 +30,7 @@ from parallel import (
     Schedule,
     all_to_all_attention,
     check_rows,
+    compute_capability,
     exchange_experts,
     make_rules,
     make_schedule,
@@ -80,7 +82,8 @@ def model_config(config: Any) -> TransformerConfig:
     c = config.model
     from_elsewhere = {"vocab_size": config.data.vocab_size, "max_length": c.max_length or config.data.seq_len}
     names = [field.name for field in dataclasses.fields(TransformerConfig)]
-    return TransformerConfig(**{name: from_elsewhere[name] if name in from_elsewhere else c[name] for name in names})
+    fields = {name: from_elsewhere[name] if name in from_elsewhere else getattr(c, name) for name in names}
+    return TransformerConfig(**fields)
 
 
 CONTEXT_ATTENTION = ("ring", "all_to_all")
@@ -109,10 +112,11 @@ def attention_of(config: Any, mesh: Mesh, model: TransformerConfig | None = None
         raise ValueError(
             f"config.mesh.context_attention={across!r} is not known; use one of {', '.join(CONTEXT_ATTENTION)}"
         )
-    choice = choose_attention(text, asked_of_attention(config, c, platform_of(mesh), largest_head=_largest_head(mesh)))
+    platform, capability = platform_of(mesh), compute_capability(mesh)
+    choice = choose_attention(text, asked_of_attention(config, c, platform, capability=capability))
     if shards == 1 or across == "all_to_all":
         return choice
-    if not text.startswith(("auto", "plain")):
+    if names_attention(text):
         raise ValueError(
             f"config.model.attention={text!r} cannot be used where config.mesh.context={shards} divides the length in "
             "a ring, which has an attention of its own; use config.model.attention='auto' or "
@@ -121,7 +125,7 @@ def attention_of(config: Any, mesh: Mesh, model: TransformerConfig | None = None
     return Choice("ring", {})
 
 
-def asked_of_attention(config: Any, c: TransformerConfig, platform: str, *, largest_head: int = 256) -> Asked:
+def asked_of_attention(config: Any, c: TransformerConfig, platform: str, *, capability: float) -> Asked:
     """What a config asks of its attention on a platform; c is the shape of its model."""
     image, data = c.choice("image"), DataConfig.of(config.data)
     return Asked(
@@ -129,23 +133,16 @@ def asked_of_attention(config: Any, c: TransformerConfig, platform: str, *, larg
         platform=platform,
         length=1 + (image.size // image.patch) ** 2 if image.kind else config.data.seq_len,
         in_order=not getattr(make_task(data), "reads_both_ways", False),
-        packed=config.data.packing and not image.kind,
-        largest_head=largest_head,
+        capability=capability,
     )
-
-
-def _largest_head(mesh: Any) -> int:
-    """Of cuDNN's attention: 256 from Hopper on, 128 before."""
-    device: Any = mesh.devices.flat[0] if isinstance(mesh, Mesh) else None
-    return 256 if float(getattr(device, "compute_capability", "9.0")) >= 9 else 128
 
 
 def _attention_fn(config: Any, mesh: Mesh, model: TransformerConfig) -> Callable[..., Any]:
     choice = attention_of(config, mesh, model)
     if choice.kind == "ring":
         return ring_attention
-    divides_length = mesh.shape["context"] > 1
-    return _placed_attention(choice.kind, tuple(choice.options.items()), config.data.packing, divides_length)
+    packed, divides_length = config.data.packing and not model.choice("image").kind, mesh.shape["context"] > 1
+    return _placed_attention(choice.kind, tuple(choice.options.items()), packed, divides_length)
 
 
 @functools.cache

@@ -9,6 +9,7 @@ chunks, D model, V vocab.
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -70,27 +71,27 @@ def chunked_sum_tokens(
         targets_BT: ids in [0, V).
         weights_BT: float32.
         z_loss: weight of log(Z)^2.
-        chunk: the most positions of each row to take at a time; if they do not divide the part of the length that a
-            device has, the next smaller number that does.
+        chunk: the most positions of each row to take at a time. The part of the length that a device has is divided
+            into as few chunks as there can be, all of one size: up to one position each is padding, of no weight.
 
     Returns:
         The loss, and the negative log-likelihood, a figure that has no gradients.
     """
     parts = (num_parts("batch"), num_parts("length"))
-    length = head.x_BTD.shape[1] // parts[1]
-    size = next(size for size in range(min(chunk, length), 0, -1) if length % size == 0)
-    form = _Form(head.replace(x_BTD=None, table_VD=None, bias_V=None), z_loss, length // size, parts)
-    arrays = tuple(_chunks(form, x) for x in (head.x_BTD, targets_BT, weights_BT))
-    # Gathered once, and not in each chunk.
-    table_VD = nn.with_logical_constraint(head.table_VD, ("vocab", None))
-    loss, nll = _sum_chunks(form, arrays[0], table_VD, head.bias_V, *arrays[1:])
-    return loss, jax.lax.stop_gradient(nll)
+    chunks = math.ceil(head.x_BTD.shape[1] // parts[1] / chunk)
+    form = _Form(head.replace(x_BTD=None, table_VD=None, bias_V=None), z_loss, chunks, parts)
+    x, targets, weights = (_chunks(form, array) for array in (head.x_BTD, targets_BT, weights_BT))
+    sums: tuple[Array, Array] = _sum_chunks(form, x, head.table_VD, head.bias_V, targets, weights)
+    return sums[0], jax.lax.stop_gradient(sums[1])
 
 
 def _chunks(form: _Form, x: Array) -> Array:
     """Arrays (rows, length, ...) as (C, P, B, Q, T, ...): each device has a part of each chunk."""
     P, Q = form.parts
-    x = x.reshape(P, x.shape[0] // P, Q, form.chunks, -1, *x.shape[2:])
+    x = x.reshape(P, x.shape[0] // P, Q, -1, *x.shape[2:])
+    if short := -x.shape[3] % form.chunks:
+        x = jnp.pad(x, [(0, short if i == 3 else 0) for i in range(x.ndim)])
+    x = x.reshape(*x.shape[:3], form.chunks, -1, *x.shape[4:])
     axes = ("batch", None, "length", *(None,) * (x.ndim - 3))
     return jnp.moveaxis(nn.with_logical_constraint(x, axes), 3, 0)
 
@@ -109,9 +110,17 @@ def _over_parts(fn: Any) -> Any:
     return jax.vmap(by_length, in_axes=(0, None, None, 0, 0))
 
 
+def _whole(table_VD: Array) -> Array:
+    """The table gathered once, and not in each chunk.
+
+    Where the backward pass does not see it: it would want the gradient in the same way, and gather that too.
+    """
+    return nn.with_logical_constraint(table_VD, ("vocab", None))
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _sum_chunks(form: _Form, x: Array, table_VD: Array, bias_V: Array | None, targets: Array, weights: Array) -> Any:
-    of_parts = _over_parts(functools.partial(_sum_chunk, form))
+    of_parts, table_VD = _over_parts(functools.partial(_sum_chunk, form)), _whole(table_VD)
 
     def body(sums: Any, chunk: Any) -> tuple[Any, None]:
         x, targets, weights = chunk
@@ -124,7 +133,7 @@ def _sum_chunks(form: _Form, x: Array, table_VD: Array, bias_V: Array | None, ta
 
 def _forward(form: _Form, x: Array, table_VD: Array, bias_V: Array | None, targets: Array, weights: Array) -> Any:
     value_and_grad = jax.value_and_grad(functools.partial(_sum_chunk, form), argnums=(0, 1, 2), has_aux=True)
-    of_parts = _over_parts(value_and_grad)
+    of_parts, table_VD = _over_parts(value_and_grad), _whole(table_VD)
 
     def body(sums: Any, chunk: Any) -> tuple[Any, Array]:
         x, targets, weights = chunk
