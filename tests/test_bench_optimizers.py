@@ -30,9 +30,9 @@ def test_rates_go_on_while_the_best_is_at_an_end():
 
 
 def test_lengths_are_tried_until_they_tell():
-    assert [*bench.other_lengths(4.0, 4.5, lambda steps: 4.9)] == [150]
-    assert [*bench.other_lengths(4.0, 4.5, lambda steps: 4.4)] == [150, 100]
-    assert [*bench.other_lengths(4.6, 4.5, lambda steps: 4.4)] == [300]
+    assert [*bench.other_lengths(4.0, 4.5, lambda steps: 4.9)] == [180]
+    assert [*bench.other_lengths(4.0, 4.5, lambda steps: 4.4)] == [180, 120]
+    assert [*bench.other_lengths(4.6, 4.5, lambda steps: 4.4)] == [360]
 
 
 def test_pieces_are_merged_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -53,18 +53,18 @@ def test_pieces_are_merged_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(ValueError, match="held to adamw, of which there is no row yet"):
         bench.main(["muon"], loss=loss)
     bench.main(["adamw"], loss=loss)
-    assert seen == [("adamw", rate, 200) for rate in (0.002, 0.004, 0.008, 0.001)]
+    assert seen == [("adamw", rate, 240) for rate in (0.002, 0.004, 0.008, 0.001)]
     bench.main(["sgd", "muon"], loss=loss)
-    assert ("muon", 0.02, 150) in seen
+    assert ("muon", 0.02, 180) in seen
     bench.main(["adamw"], loss=loss)
     rows = bench.read_rows()
     assert [*rows] == ["adamw", "muon", "sgd"]
     assert rows["adamw"]["rate"] == 0.002
-    assert [row["updates"] for row in rows.values()] == [200, 100, None]
+    assert [row["updates"] for row in rows.values()] == [240, 120, None]
     assert rows["adamw"]["kept"] == pytest.approx(2, abs=1e-3)
     page = (tmp_path / "docs" / "optimizers.md").read_text()
-    assert "| muon | at most 100 | at most 0.50 | 0.02 |" in page
-    assert "| sgd | more than 300 |  | 0.4 |" in page
+    assert "| muon | at most 120 | at most 0.50 | 0.02 |" in page
+    assert "| sgd | more than 360 |  | 0.4 |" in page
     monkeypatch.setitem(bench.PROTOCOL, "layers", 3)
     assert bench.read_rows() == {}
     with pytest.raises(ValueError, match="'adam2' is not known; use some of 'adamw', 'muon'"):
