@@ -6,7 +6,8 @@
 
 It trains a small GPT on the source files of Python's standard library and writes tests/bench/results/optimizers.json
 and docs/optimizers.md. It may be run in pieces, AdamW first, to whose loss the others are held: the optimizers that are
-named replace their rows or are added. A fraction of the steps only tries it and writes nothing.
+named replace their rows or are added. All are meant to take a quarter of an hour on two CPU cores, the two of the second
+line four minutes. A fraction of the steps only tries it and writes nothing.
 """
 
 import argparse
@@ -60,8 +61,8 @@ hidden matrices, and AdamW goes beside them.
 
 That is what `{first}` reaches in {length} updates: a GPT of {layers} layers of {width} and {params:.1f} million
 parameters, {tokens:,} tokens a batch, on the source files of Python's standard library; the loss is of the first
-{valid:,} tokens of the validation split. The vocabulary of {vocabulary} leaves most parameters to the hidden matrices, as
-in large models. One seed: differences of a few percent mean nothing, and so short a run tells of the beginning of a
+{valid:,} tokens of the validation split. The vocabulary of {vocabulary} leaves most parameters to the hidden matrices,
+as in large models. One seed: differences of a few percent mean nothing, and so short a run tells of the beginning of a
 long one.
 
 Each rate was tuned over runs of {length} updates: three rates a factor of two apart, and then one more as long as the
