@@ -91,12 +91,12 @@ def get_config() -> ConfigDict:
     optimizer = config.optimizer = ConfigDict()
     optimizer.name = "adamw"  # adamw[,b1=0.9][,b2=0.95][,eps=1e-8], muon, soap, ... (train/optimizer.py)
     optimizer.learning_rate = 1e-3  # the peak
-    optimizer.weight_decay = 0.1  # times the learning rate; muon: of the hidden matrices only
+    optimizer.weight_decay = 0.1  # times the learning rate; sgd, rmsprop, adam: in the gradient; muon: hidden matrices
     optimizer.ema = 0.0  # decay of an average of the weights, which evaluation and export then use; 0: off
     optimizer.no_decay = "norm|bias|/b_|/b$|embedding|positions|token"  # parameters whose name matches are not decayed
     optimizer.layer_decay = 1.0  # factor of the learning rate from each layer to the one below it; 1: none
     optimizer.clip_norm = 1.0  # global norm of the gradients; 0: off
-    optimizer.schedule = "cosine"  # constant, inverse_sqrt, linear or cosine[,final_fraction=0.1], wsd[,decay_steps=0]
+    optimizer.schedule = "cosine"  # constant, inverse_sqrt; [,final_fraction=0.1]: linear, cosine, wsd[,decay_steps=0]
     optimizer.warmup_steps = 100  # updates until the peak
 
     mesh = config.mesh = ConfigDict()

@@ -70,9 +70,10 @@ def make_ramp(batch_ramp: str, batch_size: int) -> Ramp:
     doublings = range(1, batch_size.bit_length())
     legal = [batch_size >> i for i in doublings if batch_size % (1 << i) == 0]
     if start not in legal:
+        use = f"one of {legal}" if legal else "an even config.data.batch_size, or config.data.batch_ramp=''"
         raise ValueError(
             f"config.data.batch_ramp={batch_ramp!r}: start={start} does not become config.data.batch_size={batch_size} "
-            f"by doubling; use one of {legal}"
+            f"by doubling; use {use}"
         )
     num_sizes = (batch_size // start).bit_length() - 1
     if steps < num_sizes:

@@ -1,10 +1,14 @@
 """Optimizers by their published equations: NumPy in float64 on one matrix or vector, or Optax's own.
 
+Two depart from the paper, as `train/optimizer.py` says: SOAP's first eigenvectors, and where schedule-free corrects its
+second moment.
+
 tests/test_optimizer.py holds ours to them, tests/bench/optimizers.py writes the measured errors to docs/.
 
 Letters: w parameter, g gradient, m mean of gradients, v mean of their squares, r learning rate, d weight decay.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -120,15 +124,16 @@ def muon_of_optax(w: Array, gradients: Sequence[Array], r: Array, d: float, hidd
     return np.asarray(params)
 
 
-def soap(w: Array, gradients: Sequence[Array], r: Array, d: float, hidden: bool) -> Array:
+def soap(w: Array, gradients: Sequence[Array], r: Array, d: float, hidden: bool, largest: int = 100) -> Array:
     """Vyas et al. 2024, algorithms 3 and 4, eps 0.1, the eigenvectors refined every other update."""
     if not hidden:
         return adamw(w, gradients, r, d, hidden, eps=0.1)
     (first, *rest) = gradients
     left, right = 0.1 * first @ first.T, 0.1 * first.T @ first
     q_left, q_right = np.eye(len(left)), np.eye(len(right))
+    refine = lambda square, q: qr(square @ q)[0] if len(q) <= largest else q  # noqa: E731
     for _ in range(10):
-        q_left, q_right = qr(left @ q_left)[0], qr(right @ q_right)[0]
+        q_left, q_right = refine(left, q_left), refine(right, q_right)
     w = w - r[0] * d * w
     m, v = np.zeros_like(w), np.zeros_like(w)
     for t, g in enumerate(rest, 1):
@@ -138,7 +143,7 @@ def soap(w: Array, gradients: Sequence[Array], r: Array, d: float, hidden: bool)
         w = w - r[t] * (q_left @ n @ q_right.T + d * w)
         left, right = 0.9 * left + 0.1 * g @ g.T, 0.9 * right + 0.1 * g.T @ g
         if t % 2 == 0:
-            q_left, q_right = qr(left @ q_left)[0], qr(right @ q_right)[0]
+            q_left, q_right = refine(left, q_left), refine(right, q_right)
     return w
 
 
@@ -168,6 +173,7 @@ REFERENCES: dict[str, Reference] = {
     "lion,b1=0.8,b2=0.9": lion,
     f"muon,learning_rate=0.01,momentum=0.9,{ADAM}": muon_of_optax,
     "soap,every=2,b1=0.8,b2=0.9,eps=0.1": soap,  # far above what rounding leaves where there is no gradient
+    "soap,every=2,b1=0.8,b2=0.9,eps=0.1,largest=8": functools.partial(soap, largest=8),
     f"schedule_free,{ADAM}": schedule_free,
 }
 

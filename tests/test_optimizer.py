@@ -84,6 +84,24 @@ def test_six_updates_equal_the_equations(config: ConfigDict, name: str):
     assert error_of(make_optimizer, config, name) < BOUNDS.get(name.partition(",")[0], 2e-5)
 
 
+def test_soap_keeps_no_squares_of_a_side_that_is_too_large(config: ConfigDict):
+    """The inputs of w_in and the outputs of w_out have 4 x 4; what has 8 stays as it is."""
+    optimizer = make_optimizer(configure(config, name="soap,largest=4"))
+    floats = [leaf for leaf in jax.tree.leaves(optimizer.init(random_params(0))) if leaf.dtype.kind == "f"]
+    assert sum(leaf.size for leaf in floats) == 2 * 272 + 2 * 2 * (2 * (16 + 16) + 2 * 16)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_tree_without_matrices_is_updated(config: ConfigDict, name: str):
+    """Of adapters alone, or of an LSTM, Muon and SOAP have nothing to do for themselves."""
+    optimizer = make_optimizer(configure(config, name=name))
+    params = {"final_norm": {"scale": jnp.ones(4)}}
+    state = optimizer.init(params)
+    updates, again = optimizer.update({"final_norm": {"scale": jnp.ones(4)}}, state, params)
+    assert np.all(np.abs(updates["final_norm"]["scale"]) > 1e-3)
+    assert jax.tree.structure(again) == jax.tree.structure(state)
+
+
 def test_every_optimizer_has_a_reference():
     assert {name.partition(",")[0] for name in REFERENCES} == OPTIMIZERS.keys()
 
@@ -115,6 +133,7 @@ def test_clipping_scales_the_gradients_to_the_given_norm(config: ConfigDict):
         ({"name": "adan"}, "config.optimizer.name='adan': 'adan' is not known; use one of sgd, rmsprop, adam, adamw"),
         ({"learning_rate": 0.0}, "config.optimizer.learning_rate=0.0 must be above 0"),
         ({"name": "adamw,b2=1"}, "config.optimizer.name='adamw,b2=1': b2=1.0 must be at least 0 and below 1"),
+        ({"name": "soap,largest=0"}, "config.optimizer.name='soap,largest=0': largest=0 must be above 0"),
         ({"name": "soap,every=0"}, "config.optimizer.name='soap,every=0': every=0 must be above 0"),
         ({"name": "sgd,b1=0"}, "'b1' is no option of 'sgd'; it has momentum=..., nesterov=..."),
         ({"weight_decay": -0.1}, "config.optimizer.weight_decay=-0.1 must be 0 or more"),

@@ -180,6 +180,15 @@ def test_a_model_that_is_too_large_gets_the_largest_terms_and_what_would_help():
     assert sizes[-1] < plan.best.memory.total
 
 
+def test_what_would_help_changes_the_batch_of_a_ramp_too():
+    """24 rows do not suit 16 devices, and 16 rows do not come from 3 by doubling."""
+    config = llama3_8b.get_config()
+    config.data.update(batch_size=24, batch_ramp="doubling,start=3,steps=9", seq_len=64)
+    found = [*changes(config, parse_machine("v5e:4x4"))]
+    assert any(said == "config.data.batch_size=32" for said, *_ in found)
+    assert config.data.batch_ramp == "doubling,start=3,steps=9"
+
+
 def test_the_first_is_explained_in_a_sentence():
     plan = make_plan(medium(), parse_machine("v5e:2x4"))
     said = why_first(plan)

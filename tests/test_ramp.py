@@ -10,7 +10,9 @@ from ml_collections import ConfigDict
 import train.loop
 from data import make_batches
 from data.ramp import make_ramp
+from parallel import abstract_mesh
 from train import fit
+from train.compose import check_mesh, make_model, rules_of, with_batch_size
 from train.metrics import read_metrics
 
 
@@ -42,6 +44,36 @@ def test_what_does_not_fit_is_an_error(text: str, error: str):
         make_ramp(text, 40)
 
 
+def test_an_odd_batch_size_has_no_ramp():
+    with pytest.raises(ValueError, match=r"; use an even config.data.batch_size, or config.data.batch_ramp=''"):
+        make_ramp("doubling,start=3,steps=3", 7)
+
+
+def test_passes_take_no_more_rows_than_there_are(config: ConfigDict):
+    """8 rows of each of two devices, in passes of 4; before, 1, 2 and 4."""
+    mesh = abstract_mesh({"data": 2})
+    config.data.update(batch_size=16, batch_ramp="doubling,start=2,steps=3")
+    config.train.microbatch_rows = 4
+    found = [with_batch_size(config, size, mesh).train.microbatch_rows for size in (2, 4, 8, 16)]
+    assert found == [1, 2, 4, 4]
+    assert config.train.microbatch_rows == 4
+    check_mesh(config, mesh, make_model(config).config, rules_of(config))
+    config.train.microbatch_rows = 3
+    with pytest.raises(ValueError, match=r"^config.train.microbatch_rows=3 does not divide the 8 rows"):
+        check_mesh(config, mesh, make_model(config).config, rules_of(config))
+    config.data.update(batch_size=24, batch_ramp="doubling,start=6,steps=2")
+    assert with_batch_size(config, 12, mesh).train.microbatch_rows == 3
+    config.train.microbatch_rows = 0
+    assert with_batch_size(config, 12, mesh).train.microbatch_rows == 0
+
+
+def test_a_planner_may_check_many_meshes(config: ConfigDict, monkeypatch: pytest.MonkeyPatch):
+    """Without a ramp nothing is copied, and no file is looked for."""
+    monkeypatch.setattr("train.compose.with_batch_size", None)
+    monkeypatch.setattr("train.compose.DataConfig", None)
+    check_mesh(config, abstract_mesh({"data": 4}), make_model(config).config, rules_of(config))
+
+
 def test_the_rows_are_those_of_batches_of_one_size(config: ConfigDict):
     """Read from any step, and by two hosts of half the rows each."""
     alike = make_batches(config.data, seed=3)
@@ -63,7 +95,7 @@ def test_a_run_grows_its_batches_and_resumes_within(
 ):
     config.data.batch_ramp = "doubling,start=4,steps=3"
     config.mesh.update(data=4, allow_idle=True)
-    config.train.update(steps=5)
+    config.train.update(steps=5, microbatch_rows=2)  # of 2, or of 1
     whole = fit(config, tmp_path / "whole")
     assert whole.num_traces == 2
     original, seen = train.loop.make_batches, []

@@ -138,6 +138,11 @@ def test_parts_of_moments_are_divided_as_their_parameter():
     of_q = {name.split("/")[-4]: spec for name, spec in found.items() if name.endswith("layers/attention/w_q")}
     assert of_q["left"] == of_q["left_basis"] == PartitionSpec("stage", ("fsdp",), ("tensor",))
     assert of_q["right"] == of_q["right_basis"] == PartitionSpec("stage", ("tensor",), ("fsdp",))
+    # As many inputs as outputs: its squares have the shape of w_in itself.
+    of_in = {name.split("/")[-4]: spec for name, spec in found.items() if name.endswith("layers/mlp/w_in")}
+    assert of_in["mu"] == PartitionSpec("stage", "fsdp", "tensor")
+    assert of_in["left"] == of_in["left_basis"] == PartitionSpec("stage", ("fsdp",), ("tensor",))
+    assert of_in["right"] == of_in["right_basis"] == PartitionSpec("stage", ("tensor",), ("fsdp",))
     config = small("adafactor", MESHES["stage fsdp tensor"])
     found = {name: leaf.sharding.spec for name, leaf in named(abstract_state(config, mesh_of(config)).opt_state)}
     of_q = {name.split("/")[-4]: spec for name, spec in found.items() if name.endswith("layers/attention/w_q")}

@@ -212,10 +212,11 @@ def test_eight_devices_train_as_one(corpus_directory: Path, text: str, axes: Any
     assert reused > 0.9
 
 
+@pytest.mark.parametrize("name", ["muon", "soap", "adafactor", "schedule_free"])
 @pytest.mark.parametrize("text", ["matching,names=norm", LORA])
-def test_muon_and_layer_decay_take_any_part(config: ConfigDict, text: str):
+def test_optimizers_of_matrices_and_layer_decay_take_any_part(config: ConfigDict, text: str, name: str):
     config = configure(config, text)
-    config.optimizer.update(name="muon", layer_decay=0.5)
+    config.optimizer.update(name=name, layer_decay=0.5)
     mesh = one_device()
     step: Any = make_train_step(config, mesh)
     with jax.set_mesh(mesh):  # traced, not compiled

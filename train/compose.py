@@ -9,7 +9,7 @@ from typing import Any
 
 from jax.sharding import AbstractMesh, Mesh
 
-from data import DataConfig, make_task
+from data import DataConfig, make_ramp, make_task
 from data.options import choose
 from model import (
     EXPERT_AXES,
@@ -180,11 +180,26 @@ def rules_of(config: Any) -> Rules:
     return make_rules(config.mesh.rules, config.mesh.replaced_rules)
 
 
-def with_batch_size(config: Any, size: int) -> Any:
-    """A config whose batches all have a size, such as one of those in `config.data.batch_ramp`."""
+def with_batch_size(config: Any, size: int, mesh: Mesh | AbstractMesh) -> Any:
+    """A config whose batches all have a size, one of those in `config.data.batch_ramp`.
+
+    Passes that take more rows than a device has of such a batch, or do not divide them, take fewer.
+
+    Args:
+        config: the whole config.
+        size: rows of a batch.
+        mesh: what they are divided over.
+    """
+    rows, whole = config.train.microbatch_rows, config.data.batch_size
     config = copy.deepcopy(config)
     config.data.update(batch_size=size, batch_ramp="")
+    if rows > 0 and size != whole:
+        config.train.microbatch_rows = math.gcd(rows, size // _row_shards(mesh))
     return config
+
+
+def _row_shards(mesh: Mesh | AbstractMesh) -> int:
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def num_microbatches(config: Any, mesh: Mesh | AbstractMesh) -> int:
@@ -193,7 +208,7 @@ def num_microbatches(config: Any, mesh: Mesh | AbstractMesh) -> int:
     Raises:
         ValueError: the rows do not divide a device's share.
     """
-    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    shards = _row_shards(mesh)
     share = config.data.batch_size // shards
     rows = config.train.microbatch_rows or share
     if rows < 0 or share % rows:
@@ -302,7 +317,7 @@ def check_mesh(config: Any, mesh: Mesh | AbstractMesh, c: TransformerConfig, rul
         ValueError: it names the keys, the values and a legal choice.
     """
     _check_context(config, mesh)
-    for size in reversed(DataConfig.of(config.data).ramp.sizes):
+    for size in reversed(make_ramp(config.data.batch_ramp, config.data.batch_size).sizes):
         _check_batch(config, mesh, size)
     table = dict(rules)
     for logical, key, size in (
@@ -333,9 +348,9 @@ def _check_batch(config: Any, mesh: Mesh | AbstractMesh, size: int) -> None:
     Raises:
         ValueError: it names the keys, the values and a legal choice.
     """
-    of_size = with_batch_size(config, size)
     try:
         check_rows(mesh, size)
+        of_size = config if size == config.data.batch_size else with_batch_size(config, size, mesh)
         num_microbatches(of_size, mesh)
         if mesh.shape["stage"] > 1:
             schedule_of(of_size, mesh)

@@ -13,7 +13,7 @@ from data.command_line import load_config
 
 from .distill import TEACHER, teacher_path
 from .parameters_of_run import note_fixed, own_config, read_source, read_teacher
-from .state import TrainState, init_state, parameter_shapes
+from .state import TrainState, init_state, parameter_shapes, with_params
 from .trainable import ADAPTERS, BESIDE, divide, trained_part
 from .workdir import FREE_OF_MODEL
 
@@ -110,7 +110,7 @@ def first_state(
             log(f"Fresh parameters, which config.init_from={config.init_from!r} does not have: {', '.join(fresh)}")
         params, steps["base"] = read_source(config, mesh)
         trained, base = divide(trained_part(config), params)
-        state = state.replace(params=_laid_over(state.params, trained, fresh))
+        state = with_params(config, mesh, state, _laid_over(state.params, trained, fresh))
         if "base" in state.fixed:
             state = state.replace(fixed={"base": _laid_over(state.fixed["base"], base, [])})
     if teacher_path(config) is not None:

@@ -119,7 +119,7 @@ def _train(
     traces: list[None] = []
     ramp = DataConfig.of(config.data).ramp
     train_steps = {
-        size: make_train_step(with_batch_size(config, size), mesh, on_trace=lambda: traces.append(None))
+        size: make_train_step(with_batch_size(config, size, mesh), mesh, on_trace=lambda: traces.append(None))
         for size in ramp.sizes
     }
     eval_step = make_eval_step(config, mesh)

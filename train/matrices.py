@@ -38,7 +38,7 @@ def hidden_matrix(path: tuple[Any, ...]) -> Matrix:
 
 
 def apart(hidden: optax.GradientTransformation, rest: optax.GradientTransformation) -> optax.GradientTransformation:
-    """One optimizer for the hidden matrices, another for embeddings, head, norms, biases and adapters."""
+    """One optimizer for the matrices that `parameters.MATRICES` calls hidden, another for all other parameters."""
 
     def of(path: tuple[Any, ...], _: Any) -> str:
         matrix = matrix_of(parameter_name(path))

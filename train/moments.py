@@ -8,6 +8,13 @@ from jax.sharding import PartitionSpec
 
 from .parameters import Matrix
 
+_PARTS = ("inputs", "outputs", "left", "right", "left_basis", "right_basis")  # names of trees of such parts
+
+
+def is_part(kind: str) -> bool:
+    """Whether a tree of an optimizer's state, by its name, has parts of moments; their shapes need not tell."""
+    return kind in _PARTS
+
 
 def spec_of_part(
     kind: str, matrix: Matrix, shape: tuple[int, ...], spec: PartitionSpec, sizes: Mapping[str, int]
@@ -20,7 +27,7 @@ def spec_of_part(
         matrix: what the parameter maps to what.
         shape: of the part.
         spec: of the moment.
-        sizes: of the mesh's axes.
+        sizes: of the mesh's axes; a side of a square that is no multiple of its axes' sizes stays undivided.
     """
     num_dims = max(matrix.inputs + matrix.outputs) + 1
     axes = [spec[dim] if dim < len(spec) else None for dim in range(num_dims)]

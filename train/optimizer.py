@@ -109,9 +109,18 @@ def _muon(
 
 
 def _soap(
-    config: Any, *, b1: float = 0.95, b2: float = 0.95, eps: float = 1e-8, every: int = 10, cautious: bool = False
+    config: Any,
+    *,
+    b1: float = 0.95,
+    b2: float = 0.95,
+    eps: float = 1e-8,
+    every: int = 10,
+    largest: int = 8192,
+    cautious: bool = False,
 ) -> optax.GradientTransformation:
     """SOAP for the hidden matrices, AdamW for the rest (Vyas et al. 2024, arXiv:2409.11321).
+
+    Its first eigenvectors are found by power iteration, not by the paper's decomposition (`train/soap.py`).
 
     Args:
         config: the whole config.
@@ -119,11 +128,12 @@ def _soap(
         b2: of both, and of the preconditioners.
         eps: of both.
         every: updates from one refinement of the eigenvectors to the next.
+        largest: inputs or outputs of a matrix that have eigenvectors; of more, that side stays as it is.
         cautious: decay only where the direction takes a parameter towards zero as well.
     """
-    check(config, positive={"eps": eps, "every": every}, fractions={"b1": b1, "b2": b2})
+    check(config, positive={"eps": eps, "every": every, "largest": largest}, fractions={"b1": b1, "b2": b2})
     return apart(
-        decoupled(config, scale_by_soap(b1=b1, b2=b2, eps=eps, every=every), cautious=cautious),
+        decoupled(config, scale_by_soap(b1=b1, b2=b2, eps=eps, every=every, largest=largest), cautious=cautious),
         decoupled(config, optax.scale_by_adam(b1, b2, eps), cautious=cautious),
     )
 
@@ -134,7 +144,8 @@ def _schedule_free(
     """Schedule-free AdamW (Defazio et al. 2024, arXiv:2405.15682, algorithm 1).
 
     It averages weights instead of decaying the learning rate, so `config.optimizer.schedule` is best "constant";
-    evaluation, generation and export use the average.
+    evaluation, generation and export use the average. The root of the corrected second moment divides, as in Adam and
+    in Optax; the algorithm puts the root of the correction into the learning rate, which then weighs the average, too.
     """
     check(config, positive={"eps": eps, "b1": b1}, fractions={"b1": b1, "b2": b2})
     direction = optax.scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True)

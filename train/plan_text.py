@@ -136,6 +136,7 @@ def changes(config: Any, machine: Machine) -> Iterator[tuple[str, float, bool]]:
     """
     config = config.copy_and_resolve_references()
     config.unlock()
+    config.data.batch_ramp = ""  # which a batch of another size need not suit; the last, largest one is what must fit
     devices = machine.num_devices
     steps: list[tuple[str, Any]] = [("model.dtype", "bfloat16"), ("mesh.rules", "zero3")]
     if config.data.batch_size % devices:

@@ -33,9 +33,9 @@ class SoapState(NamedTuple):
         count: updates made.
         mu: the mean of the gradients.
         nu: the mean of their squares in the eigenbasis, in the shape of the parameters.
-        left: the mean of G G^T (stacked dims, I, I).
-        right: the mean of G^T G (stacked dims, O, O).
-        left_basis: eigenvectors of `left`, as columns, those of large eigenvalues first.
+        left: the mean of G G^T (stacked dims, I, I); None where there are too many inputs.
+        right: the mean of G^T G (stacked dims, O, O); None where there are too many outputs.
+        left_basis: eigenvectors of `left`, as columns, those of large eigenvalues first; None where `left` is.
         right_basis: of `right`.
     """
 
@@ -48,7 +48,7 @@ class SoapState(NamedTuple):
     right_basis: Any
 
 
-def scale_by_soap(*, b1: float, b2: float, eps: float, every: int) -> optax.GradientTransformation:
+def scale_by_soap(*, b1: float, b2: float, eps: float, every: int, largest: int) -> optax.GradientTransformation:
     """Adam on rotated gradients; the first update, which only finds the rotation, moves nothing.
 
     Args:
@@ -56,6 +56,7 @@ def scale_by_soap(*, b1: float, b2: float, eps: float, every: int) -> optax.Grad
         b2: decay of the mean of their squares, and of the preconditioners.
         eps: added to the divisor.
         every: updates from one refinement of the eigenvectors to the next.
+        largest: inputs or outputs that are turned; of more, that side of the matrix stays as it is.
 
     Returns:
         A transformation of trees of hidden matrices.
@@ -65,7 +66,7 @@ def scale_by_soap(*, b1: float, b2: float, eps: float, every: int) -> optax.Grad
         zeros = lambda: jax.tree.map(jnp.zeros_like, params)  # noqa: E731
 
         def squares(fill: float, side: int) -> Any:
-            return jax.tree_util.tree_map_with_path(functools.partial(_square, fill, side), params)
+            return jax.tree_util.tree_map_with_path(functools.partial(_square, fill, side, largest), params)
 
         bases = squares(1.0, 0), squares(1.0, 1)
         return SoapState(jnp.zeros((), jnp.int32), zeros(), zeros(), squares(0.0, 0), squares(0.0, 1), *bases)
@@ -76,7 +77,7 @@ def scale_by_soap(*, b1: float, b2: float, eps: float, every: int) -> optax.Grad
         moves = state.count > 0
         rounds = jnp.where(moves, (state.count % every == 0).astype(jnp.int32), _FIRST_ROUNDS)
 
-        def one(path: Any, g: Array, mu: Array, nu: Array, *squares: Array) -> tuple[Array, ...]:
+        def one(path: Any, g: Array, mu: Array, nu: Array, *squares: Array | None) -> tuple[Array | None, ...]:
             matrix = hidden_matrix(path)
             left, right, left_basis, right_basis = squares
             g_IO = to_matrices(g, matrix)
@@ -85,11 +86,16 @@ def scale_by_soap(*, b1: float, b2: float, eps: float, every: int) -> optax.Grad
             nu = jnp.where(moves, b2 * nu + (1 - b2) * rotated**2, nu)
             mean = _rotate(to_matrices(mu, matrix), left_basis, right_basis) / _correction(b1, state.count)
             scaled = mean / (jnp.sqrt(to_matrices(nu, matrix) / _correction(b2, state.count)) + eps)
-            direction = _rotate(scaled, left_basis.mT, right_basis.mT).reshape(g.shape)
-            left = b2 * left + (1 - b2) * jnp.einsum("...io,...jo->...ij", g_IO, g_IO, precision=_EXACT)
-            right = b2 * right + (1 - b2) * jnp.einsum("...io,...ip->...op", g_IO, g_IO, precision=_EXACT)
+            direction = _rotate_back(scaled, left_basis, right_basis).reshape(g.shape)
+            if left is not None:
+                left = b2 * left + (1 - b2) * jnp.einsum("...io,...jo->...ij", g_IO, g_IO, precision=_EXACT)
+            if right is not None:
+                right = b2 * right + (1 - b2) * jnp.einsum("...io,...ip->...op", g_IO, g_IO, precision=_EXACT)
             bases = []
             for side, square, basis in (("left", left, left_basis), ("right", right, right_basis)):
+                if square is None or basis is None:
+                    bases.append(None)
+                    continue
                 spec = None
                 if specs is not None:
                     sizes = jax.sharding.get_abstract_mesh().shape
@@ -98,7 +104,9 @@ def scale_by_soap(*, b1: float, b2: float, eps: float, every: int) -> optax.Grad
             return jnp.where(moves, direction, 0.0), mu, nu, left, right, *bases
 
         flat, tree = jax.tree_util.tree_flatten_with_path(grads)
-        others = (jax.tree.leaves(other) for other in state[1:])
+        if not flat:  # adapters alone are trained, or the model has no hidden matrix
+            return grads, state._replace(count=state.count + 1)
+        others = (jax.tree.leaves(other, is_leaf=lambda node: node is None) for other in state[1:])
         results = [one(path, g, *more) for (path, g), *more in zip(flat, *others, strict=True)]
         direction, *rest = (jax.tree.unflatten(tree, column) for column in zip(*results, strict=True))
         return direction, SoapState(state.count + 1, *rest)
@@ -106,10 +114,12 @@ def scale_by_soap(*, b1: float, b2: float, eps: float, every: int) -> optax.Grad
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
-def _square(fill: float, side: int, path: Any, param: Array) -> Array:
-    """A number times the identity, for each matrix."""
+def _square(fill: float, side: int, largest: int, path: Any, param: Array) -> Array | None:
+    """A number times the identity, for each matrix; None if that would be too large."""
     matrix = hidden_matrix(path)
     size = math.prod(param.shape[i] for i in (matrix.inputs, matrix.outputs)[side])
+    if size > largest:
+        return None
     return jnp.broadcast_to(fill * jnp.eye(size, dtype=param.dtype), (*param.shape[: num_stacked(matrix)], size, size))
 
 
@@ -117,9 +127,16 @@ def _correction(decay: float, count: Array) -> Array:
     return 1 - decay ** jnp.maximum(count, 1).astype(jnp.float32)
 
 
-def _rotate(x_IO: Array, left_Ii: Array, right_Oo: Array) -> Array:
-    """Left^T X Right."""
-    return jnp.einsum("...io,...ij,...op->...jp", x_IO, left_Ii, right_Oo, precision=_EXACT)
+def _rotate(x_IO: Array, left_Ii: Array | None, right_Oo: Array | None) -> Array:
+    """Left^T X Right, where None is the identity."""
+    if left_Ii is not None:
+        x_IO = jnp.einsum("...io,...ij->...jo", x_IO, left_Ii, precision=_EXACT)
+    return x_IO if right_Oo is None else jnp.matmul(x_IO, right_Oo, precision=_EXACT)
+
+
+def _rotate_back(x_io: Array, left_Ii: Array | None, right_Oo: Array | None) -> Array:
+    """Left X Right^T."""
+    return _rotate(x_io, None if left_Ii is None else left_Ii.mT, None if right_Oo is None else right_Oo.mT)
 
 
 def _eigenvectors(rounds: Array, square: Array, basis: Array, spec: PartitionSpec | None) -> Array:

@@ -13,11 +13,11 @@ from model import Transformer
 from parallel import on_mesh, tree_shardings
 from parallel.sharding import Rules
 
-from .averaging import averaged, averages
+from .averaging import EmaState, averaged, averages
 from .checkpoint import Checkpoints
 from .compose import make_model, rules_of
 from .distill import projection_of, teacher_config
-from .moments import spec_of_part
+from .moments import is_part, spec_of_part
 from .optimizer import make_optimizer
 from .parameters import matrix_of, parameter_name
 from .trainable import BESIDE, add_adapters, check_names, divide, join, trained_part
@@ -60,10 +60,14 @@ def save_state(checkpoints: Checkpoints, step: int, state: TrainState, *, facts:
 
 def restore_state(checkpoints: Checkpoints, step: int, abstract: TrainState) -> TrainState:
     """What `save_state` saved, as `abstract_state` places it, with nothing in `fixed`."""
-    params, training = _parts(abstract, abstract.params)
+    ema = abstract.opt_state if isinstance(abstract.opt_state, EmaState) else None
+    params, training = _parts(abstract, abstract.params if ema is None else ema.average)
     items = checkpoints.restore(step, params=params, training=training)
     training = items["training"]
     beside = training.pop("beside", {})
+    if ema is not None:
+        saved = training["opt_state"]
+        training["opt_state"] = saved._replace(average=items["params"] | saved.average)
     return TrainState(params=training.pop("trained", items["params"]) | beside, **training)
 
 
@@ -77,7 +81,11 @@ def _parts(state: TrainState, used: Any) -> tuple[Any, Any]:
     params, trained = ({k: leaf for k, leaf in tree.items() if k != BESIDE} for tree in (used, state.params))
     beside = {"beside": {BESIDE: state.params[BESIDE]}} if BESIDE in state.params else {}
     trained = {"trained": trained} if averages(state.opt_state) else {}
-    return params, {"step": state.step, "opt_state": state.opt_state, **trained, **beside}
+    opt_state = state.opt_state
+    if isinstance(opt_state, EmaState):  # the used ones are its average, but for what is beside the model
+        average = {k: leaf for k, leaf in opt_state.average.items() if k == BESIDE}
+        opt_state = opt_state._replace(average=average)
+    return params, {"step": state.step, "opt_state": opt_state, **trained, **beside}
 
 
 def used_params(state: TrainState) -> Any:
@@ -193,6 +201,21 @@ def init_state(config: Any, mesh: Mesh, *, seed: int | None = None) -> TrainStat
     return on_mesh(init, mesh, rules_of(config))(config.seed if seed is None else seed)
 
 
+def with_params(config: Any, mesh: Mesh, state: TrainState, params: Any) -> TrainState:
+    """A fresh state with other parameters, from which the optimizer starts, too: an average of them is theirs.
+
+    The optimizer's state is made anew in the place of the one that is there, which cannot be used any more.
+    """
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state.opt_state)
+    init = jax.jit(
+        lambda params, old: make_optimizer(config).init(params),
+        out_shardings=shardings,
+        donate_argnums=1,
+        keep_unused=True,  # or the old one would not be given up
+    )
+    return state.replace(params=params, opt_state=on_mesh(init, mesh, rules_of(config))(params, state.opt_state))
+
+
 def init_base(config: Any, mesh: Mesh) -> Any:
     """The parameters of `init_state` that are not trained."""
     shardings = tree_shardings(jax.eval_shape(lambda: _init_trees(config, 0)[1]), mesh, rules_of(config))
@@ -232,9 +255,10 @@ def _shardings_like_params(opt_state: Any, params: Any, shardings: Any, mesh: Me
     def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         for i in range(len(path)):
             if path[i:] in shapes:
-                if shapes[path[i:]] == leaf.shape:
-                    return places[path[i:]]
                 kind, matrix = parameter_name(path[i - 1 : i]), matrix_of(parameter_name(path[i:]))
+                if not is_part(kind):
+                    assert shapes[path[i:]] == leaf.shape, path
+                    return places[path[i:]]
                 assert matrix is not None, path
                 return NamedSharding(mesh, spec_of_part(kind, matrix, leaf.shape, places[path[i:]].spec, mesh.shape))
         return NamedSharding(mesh, PartitionSpec())

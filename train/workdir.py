@@ -13,6 +13,7 @@ imported.json    where it comes from
 """
 
 import dataclasses
+import inspect
 import json
 import re
 import shutil
@@ -27,6 +28,8 @@ from data.command_line import flatten, load_config
 from data.config import is_trained
 from data.mixture import read_shares
 from parallel import check_shared, exchange, name_of
+
+from .optimizer import OPTIMIZERS
 
 IMPORTED = "imported.json"  # tells that no training led here
 
@@ -54,6 +57,18 @@ def _without_chunk(objective: Any) -> str:
     return re.sub(r"\s*,\s*chunk\s*=[^,]*", "", str(objective)).strip()
 
 
+def _kept_of_optimizer(name: str) -> tuple[str, float]:
+    """What of `config.optimizer.name` the state of a run follows from: the kind, whose other options may change.
+
+    Schedule-free trains a mix of two trees, of which it keeps one, and needs the share to tell the other.
+    """
+    kind = name.partition(",")[0].strip()
+    if kind != "schedule_free":
+        return kind, 0.0
+    given = re.search(r",\s*b1\s*=\s*([^,\s]+)", name)
+    return kind, float(given[1] if given else inspect.signature(OPTIMIZERS[kind]).parameters["b1"].default)
+
+
 def config_difference(old: Any, new: Any) -> tuple[dict[str, tuple[Any, Any]], dict[str, tuple[Any, Any]]]:
     """Compares the config of a run with a new one.
 
@@ -69,8 +84,8 @@ def config_difference(old: Any, new: Any) -> tuple[dict[str, tuple[Any, Any]], d
     fixed = {key: pair for key, pair in changed.items() if key.startswith(_FIXED) and key not in _FREE}
     if "data.tokenizer" in fixed and not any(is_trained(str(value)) for value in fixed["data.tokenizer"]):
         del fixed["data.tokenizer"]  # another path: `check_same_corpus` compares what lies there
-    if "optimizer.name" in fixed and len({str(name).partition(",")[0] for name in fixed["optimizer.name"]}) == 1:
-        del fixed["optimizer.name"]  # the state is of the same shapes, whatever the options
+    if "optimizer.name" in fixed and len({_kept_of_optimizer(str(name)) for name in fixed["optimizer.name"]}) == 1:
+        del fixed["optimizer.name"]
     if "train.objective" in fixed and len({_without_chunk(text) for text in fixed["train.objective"]}) == 1:
         del fixed["train.objective"]
     if "optimizer.ema" in fixed and all(fixed["optimizer.ema"]):

@@ -20,8 +20,9 @@ from parallel.sharding import Rules
 
 from .compose import make_model, rules_of
 from .flops import lengths_of, step_work
+from .moments import is_part, spec_of_part
 from .objective import objective_name
-from .parameters import parameter_name
+from .parameters import matrix_of, parameter_name
 from .state import abstract_state, logical_axes
 
 
@@ -32,7 +33,7 @@ class Leaf:
     Attributes:
         name: of the parameter that it is, or is a moment of; "" of neither.
         shape: of the whole array.
-        axes: the logical axis of each dim; () where nothing divides it.
+        axes: the logical axes of its dims, in their order; () where nothing divides it.
         itemsize: bytes of an element.
     """
 
@@ -177,13 +178,18 @@ def _is_spec(leaf: Any) -> bool:
 
 
 def _leaves(tree: Any, names: Mapping[Any, tuple[str | None, ...]]) -> tuple[Leaf, ...]:
-    """The arrays of a tree; one whose path ends like a parameter's is divided as that (`state.abstract_state`)."""
+    """The arrays of a tree; one whose path ends like a parameter's is divided as that (`state.abstract_state`).
+
+    Parts of moments are divided by `moments.spec_of_part`, here as if each side of a square were a multiple of the
+    sizes of its mesh axes: one that is not is held whole, and counted as divided.
+    """
     found = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        own = next((path[i:] for i in range(len(path)) if path[i:] in names), None)
-        has_axes = own is not None and len(names[own]) == leaf.ndim
-        size = np.dtype(leaf.dtype).itemsize
-        found.append(
-            Leaf(parameter_name(own) if own else "", leaf.shape, tuple(names[own]) if has_axes else (), size)  # pyright: ignore[reportArgumentType]
-        )
+        start = next((i for i in range(len(path)) if path[i:] in names), len(path))
+        name, axes = parameter_name(path[start:]), names.get(path[start:], ())
+        kind, matrix = parameter_name(path[start - 1 : start]), matrix_of(name)
+        if is_part(kind) and matrix is not None:
+            spec = spec_of_part(kind, matrix, leaf.shape, PartitionSpec(*axes), dict.fromkeys(filter(None, axes), 1))
+            axes = tuple(axis for entry in spec for axis in ((entry,) if not isinstance(entry, tuple) else entry))
+        found.append(Leaf(name, leaf.shape, axes, np.dtype(leaf.dtype).itemsize))
     return tuple(found)
