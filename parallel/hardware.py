@@ -65,15 +65,21 @@ class Chip:
         """The most usual of its names."""
         return self.kinds[0]
 
-    def peak(self, dtype: str) -> float:
+    def peak(self, dtype: str, *, inner: int = 0) -> float:
         """Matmul operations per second that a program of this dtype can reach, of a device.
 
         By JAX's default precision float32 is multiplied in one pass of bfloat16 on TPUs, and as TF32 on GPUs that have
         it (docs.jax.dev, `jax.lax.Precision.DEFAULT`).
+
+        Args:
+            dtype: of what is multiplied.
+            inner: the length of the dim that is summed over, such as a head's; where it is shorter than an MXU, the
+                rest of that is idle. 0 is any number that is not.
         """
+        used = min(1.0, inner / self.mxu_size) if inner and self.mxu_size else 1.0
         if dtype == "float32":
             dtype = {"tpu": "bfloat16", "gpu": "tf32"}.get(self.platform, dtype)
-        return self.peak_flops[dtype]
+        return self.peak_flops[dtype] * used
 
     @property
     def torus_dims(self) -> int:
@@ -316,7 +322,5 @@ CHIPS: dict[str, Chip] = {chip.name: chip for chip in _ALL}
 
 def chip_of(device_kind: str) -> Chip | None:
     """The chip of a device that JAX found, by its kind; the longest name that fits counts. None if it is not known."""
-    fitting = [
-        (len(kind), name) for name, chip in CHIPS.items() for kind in chip.kinds if device_kind.startswith(kind)
-    ]
+    fitting = [(len(kind), name) for name, chip in CHIPS.items() for kind in chip.kinds if device_kind.startswith(kind)]
     return CHIPS[max(fitting)[1]] if fitting else None

@@ -115,12 +115,20 @@ def test_chips_by_the_names_that_jax_has(kind: str, name: str):
 
 @pytest.mark.parametrize(
     ("name", "dtype", "teraflops"),
-    [("v5p", "float32", 459), ("v5p", "int8", 918), ("h100", "bfloat16", 989), ("h100", "float32", 494.5)]
-    + [("a100", "float32", 156), ("h100-pcie", "bfloat16", 756)],
+    [
+        ("v5p", "float32", 459),
+        ("v5p", "int8", 918),
+        ("h100", "bfloat16", 989),
+        ("h100", "float32", 494.5),
+        ("a100", "float32", 156),
+        ("h100-pcie", "bfloat16", 756),
+    ],
 )
 def test_the_peak_that_a_dtype_reaches(name: str, dtype: str, teraflops: float):
     """Float32 goes through bfloat16 on TPUs, and through TF32 on GPUs."""
     assert CHIPS[name].peak(dtype) == teraflops * 1e12
+    assert CHIPS["v6e"].peak("bfloat16", inner=128) == 459e12  # half of a systolic array of 256
+    assert CHIPS["v6e"].peak("bfloat16", inner=512) == 918e12
     cpu = CHIPS["cpu"]
     assert cpu.peak("float32") == cpu.peak_flops["float32"]
 

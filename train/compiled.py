@@ -149,8 +149,7 @@ def read_step(config: Any, machine: Machine, mesh: Mesh, compiled: Compiled, *, 
 
 def attention_peak(config: Any, chip: Chip) -> float:
     """Operations per second that attention's kernels can reach: heads narrower than an MXU leave a part of it idle."""
-    used = min(1.0, make_model(config).config.size_of_head / chip.mxu_size) if chip.mxu_size else 1.0
-    return chip.peak(config.model.dtype) * used
+    return chip.peak(config.model.dtype, inner=make_model(config).config.size_of_head)
 
 
 def kernel_flops(config: Any, mesh: Mesh, kernels: Sequence[Kernel]) -> float:

@@ -23,13 +23,14 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
+from model import TransformerConfig, block_of
+
 from .activations import bytes_of, kept_activations
 from .layout import Layout
 from .workload import Workload
 
 # Chips for which XLA makes the logits' gradient whole, in the compute dtype, beside the logits.
 WHOLE_LOGIT_GRADIENTS = ("v5e",)
-OBJECTIVES_WITH_LOGITS = ("tokens", "tokens_and_pairs", "distill")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,7 @@ def estimate_memory(workload: Workload, layout: Layout, chip: str = "") -> Memor
     state = {
         "parameters": workload.shard_bytes("params", sizes),
         "optimizer moments": workload.shard_bytes("moments", sizes, "moment"),
-        "fixed parameters": workload.shard_bytes("fixed", sizes),
+        "fixed parameters": workload.shard_bytes("fixed", sizes) + workload.shard_bytes("teacher_params", sizes),
     }
     held = {"weights in the compute dtype": cast_weights(workload, layout)} | _kept(workload, layout)
     grads = gradients(workload, sizes)
@@ -99,9 +100,10 @@ def kept_bytes(workload: Workload, layout: Layout) -> float:
     m = workload.model
     k = min(m.experts_per_token, m.num_experts // layout.expert) if m.num_experts else 0
     return bytes_of(
-        kept_activations(m, layout.remat, fused=layout.is_fused),
-        tokens=layout.tokens(workload),
+        kept_activations(m, layout.remat, fused=not layout.keeps_probabilities),
+        rows=layout.share_of_rows,
         length=workload.length,
+        encoder_length=workload.encoder_length,
         sizes=layout.sizes,
         divides_length=workload.divides_length,
         copies=layout.expert * k / m.experts_per_token if k else 1.0,
@@ -139,11 +141,13 @@ def _head_size(workload: Workload, layout: Layout) -> float:
 
 
 def _logits(workload: Workload, layout: Layout) -> float:
-    """4 B T V bytes: float32, of one microbatch."""
-    if workload.objective not in OBJECTIVES_WITH_LOGITS:
+    """4 B T V bytes: float32, of one microbatch, or of as many positions as are made at a time; and a teacher's."""
+    if not workload.has_logits:
         return 0
     vocab = math.prod(layout.sizes[axis] for axis in dict(workload.rules)["vocab"])
-    return 4 * layout.tokens(workload) * workload.model.padded_vocab_size / vocab
+    models = [workload.model] if workload.teacher is None else [workload.model, workload.teacher]
+    tokens = layout.share_of_rows * (min(workload.chunk, workload.length) or workload.length)
+    return 4 * tokens * sum(m.padded_vocab_size for m in models) / vocab
 
 
 def _table(workload: Workload, layout: Layout) -> float:
@@ -152,8 +156,10 @@ def _table(workload: Workload, layout: Layout) -> float:
 
 
 def _head_gradient(workload: Workload, layout: Layout) -> float:
-    """4 V D bytes: whole over fsdp, as the matmul makes it."""
-    return _head_size(workload, layout) * 4 if _logits(workload, layout) else 0
+    """4 V D bytes, if it is trained: whole over fsdp, as the matmul makes it."""
+    name = "embedding" if workload.model.tie_embeddings else "head"
+    is_trained = workload.has_logits and any(leaf.name == name for leaf in workload.params)
+    return _head_size(workload, layout) * 4 if is_trained else 0
 
 
 def _gathered(workload: Workload, layout: Layout) -> float:
@@ -162,28 +168,40 @@ def _gathered(workload: Workload, layout: Layout) -> float:
         return 0
     others = {axis: 1 if axis == "fsdp" else size for axis, size in layout.sizes.items()}
     of_layer = 0.0
-    for leaf in workload.params:
+    for leaf in (*workload.params, *workload.fixed):
         if leaf.is_matrix_of_layers and "fsdp" in workload.axes_of(leaf):
             of_layer += workload.shard_size(leaf, others) * layout.stage / leaf.shape[0]
     return of_layer * workload.itemsize
 
 
 def _working_set(workload: Workload, layout: Layout) -> float:
+    """`_working_set_of` the widest tower's layers."""
+    m, tokens, length = workload.model, layout.tokens(workload), workload.length
+    own = _working_set_of(m, workload, layout, tokens, max(length, workload.encoder_length))
+    if m.encoder is None:
+        return own
+    encoder_tokens = layout.encoder_tokens(workload)
+    return max(own, _working_set_of(m.encoder, workload, layout, encoder_tokens, workload.encoder_length))
+
+
+def _working_set_of(m: TransformerConfig, workload: Workload, layout: Layout, tokens: float, length: int) -> float:
     """What the backward pass of one layer has at once, computed again or on its way.
 
-    A plain attention: (4 + 2 a) B N T T bytes for an itemsize of a. A fused one: queries, keys, values, their
+    A plain attention: (4 + 2 a) B N T T bytes for an itemsize of a; one in blocks of R queries the same of R for a T. A
+    fused one: queries, keys, values, their
     gradients, the output and its gradient, (4 N + 4 K) H numbers a token. An MLP: its hidden activations and their
     gradients, 4 F numbers a token if gated, else 3 F. Beside them are the residual stream, its gradient and the
     normalised input, and where "tensor" divides the matmuls, whole inputs and partial sums of both sublayers and of
     their gradients, 8 D more.
     """
-    m, a, tokens = workload.model, workload.itemsize, layout.tokens(workload)
+    a = workload.itemsize
     N, K, H, tensor = m.num_heads, m.num_kv_heads, m.size_of_head, layout.tensor
     stream = (3 if tensor == 1 else 11) * tokens * m.d_model * a
     heads = (4 * N + 4 * K) * H * tokens * a / tensor
     attention = heads
-    if not layout.is_fused or layout.is_ring:
-        seen = workload.length / (2 * layout.context) if layout.is_ring else workload.length
+    if layout.writes_logits:
+        seen = length if layout.keeps_probabilities else block_of(length)
+        seen = length / (2 * layout.context) if layout.is_ring else seen
         attention = heads / 2 + (4 + 2 * a) * tokens * seen * N / tensor
     wide = 4 if m.is_gated else 3
     mlp = wide * tokens * m.d_mlp * a / tensor
