@@ -3,10 +3,10 @@
 What a check refuses is no candidate; the check is `preflight`'s. Of the choices that share a mesh only the fastest that
 fits stays, or the smallest: a larger microbatch is never slower, so of those that fit the largest is taken.
 
-What a config names is kept, and what it leaves open is tried: with `config.model.attention="auto"` every kind that can be
-had on the machine, and with `config.train.objective="auto"` the loss over the vocabulary all at once and in chunks. Where
-the mesh divides the length, both ring and all-to-all are tried. A kernel's own options, such as the blocks of splash
-attention, make no difference on paper and stay as they are.
+What a config names is kept, and what it leaves open is tried: with `config.train.objective="auto"` the loss over the
+vocabulary all at once and in chunks; where the mesh divides the length, both ring and all-to-all; and with
+`config.model.attention="auto"` every kind that can be had on the machine, on the best layout of a mesh. A kernel's own
+options, such as the blocks of splash attention, make no difference on paper and stay as they are.
 """
 
 import dataclasses
@@ -117,7 +117,7 @@ def attentions_of(config: Any, machine: Machine) -> list[str]:
 
 
 def objectives_of(config: Any) -> list[str]:
-    """What `config.train.objective` may say: what it says, and of a loss over the vocabulary with and without chunks."""
+    """What `config.train.objective` may say: what it does, and of a loss over the vocabulary in chunks and not."""
     own = config.train.objective
     if own.partition(",")[0].strip() != "auto":
         return [own]
@@ -177,12 +177,12 @@ class Search:
         except ValueError as error:
             self.refused.append(str(error))
             return []
+        own = self.config.mesh.context_attention
         return [
-            Variant(attention, across, objective, sum((i > 0, across != self.config.mesh.context_attention, j > 0)))
+            Variant(self.attentions[0], across, objective, (across != own) + (i > 0))
             for across in self._across(sizes)
-            for i, attention in enumerate(self._attentions(sizes, across))
-            for j, objective in enumerate(self.workloads)
-            if j == 0 or sizes["stage"] == 1
+            for i, objective in enumerate(self.workloads)
+            if i == 0 or sizes["stage"] == 1
         ]
 
     def _across(self, sizes: Mapping[str, int]) -> list[str]:
@@ -202,10 +202,6 @@ class Search:
                 continue
             found.append(across)
         return found
-
-    def _attentions(self, sizes: Mapping[str, int], across: str) -> list[str]:
-        """A ring has an attention of its own."""
-        return self.attentions[:1] if sizes["context"] > 1 and across == "ring" else self.attentions
 
     def layouts(
         self, sizes: Mapping[str, int], remats: Sequence[str], variant: Variant
@@ -264,8 +260,18 @@ class Search:
         if not fitting and found:
             _, layout, variant = min(found, key=lambda one: (one[0], one[2].departs, str(one[1])))
             fitting = [(layout, variant)]
-        links = links_of(self.machine, sizes, self.config.mesh.slice_axes) if found else None
-        return min((self.score(*one, links) for one in fitting), key=lambda one: one.key, default=None)
+        if not fitting:
+            return None
+        links = links_of(self.machine, sizes, self.config.mesh.slice_axes)
+        best, variant = min(
+            ((self.score(layout, variant, links), variant) for layout, variant in fitting), key=lambda one: one[0].key
+        )
+        others = () if best.layout.is_ring else self.attentions[1:]  # a ring has an attention of its own
+        found = [best]
+        for kind in others:
+            other = variant._replace(attention=kind, departs=variant.departs + 1)
+            found.append(self.score(dataclasses.replace(best.layout, attention=kind), other, links))
+        return min(found, key=lambda one: one.key)
 
     def smallest(self) -> Candidate | None:
         """The one that needs least memory, with as few rows as can be and full remat; None if no mesh is legal."""

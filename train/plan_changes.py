@@ -28,16 +28,15 @@ def why_nothing_fits(config: Any, plan: Plan) -> str:
     largest = ", ".join(f"{name} {gib(size)}" for name, size in [*best.memory.terms.items()][:4])
     needs = "needs" if best.reading else "needs an estimated"
     lines = [
-        f"nothing fits {plan.machine.name}: the smallest, {describe(best)}, {needs} {best.memory.total / GIB:.2f} GiB of "
-        f"{usable / GIB:.2f} a chip (of which {HEADROOM:.0%} may be planned). Largest, by the {origin(best)}: {largest}."
+        f"nothing fits {plan.machine.name}: the smallest, {describe(best)}, {needs} {best.memory.total / GIB:.2f} GiB "
+        f"of {usable / GIB:.2f} a chip (of which {HEADROOM:.0%} may be planned). Largest, by the {origin(best)}: "
+        f"{largest}."
     ]
-    lines += [
-        f"then {said}: {gib(needed)}{', which fits' * fits}." for said, needed, fits in changes(config, plan.machine)
-    ]
+    for said, needed, fits in changes(config, plan.machine):
+        lines.append(f"then {said}: {gib(needed)}{', which fits' * fits}.")
     if len(lines) > 1:
         lines[1] = lines[1].removeprefix("then ")
-    for found in larger_machines(config, plan.machine):
-        said, needed, fits = found
+    for said, needed, fits in larger_machines(config, plan.machine):
         if fits:
             return "\n".join([*lines, f"Or all as it is with {said}: {gib(needed)}, which fits."])
     return "\n".join([*lines, "No larger machine of this chip would do; choose another chip or a smaller model."])
@@ -101,7 +100,7 @@ def larger_machines(config: Any, machine: Machine) -> Iterator[tuple[str, float,
 
 
 def next_machines(machine: Machine) -> list[Machine]:
-    """Those that can be had: TPU slices of more chips, and then more slices; GPUs of a whole host, and then more hosts."""
+    """Those that can be had: TPU slices of more chips, then more slices; GPUs of a whole host, then more hosts."""
     chip = machine.chip
     if chip.platform == "gpu":
         hosts = [2**i * machine.num_slices for i in range(1, 6)]

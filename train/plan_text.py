@@ -103,6 +103,6 @@ def budget_line(candidate: Candidate, machine: Machine, tokens: float) -> str:
     ]
     hours = [f"{24 * n * machine.num_chips:,.0f}" for n in days]
     return (
-        f"{quantity(tokens)} tokens take at least an estimated {days[0]:.3g} days, {hours[0]} chip-hours ({days[1]:.3g} "
-        f"days, {hours[1]} chip-hours if nothing overlaps with the network); a bound, and no measurement."
+        f"{quantity(tokens)} tokens take at least an estimated {days[0]:.3g} days, {hours[0]} chip-hours "
+        f"({days[1]:.3g} days, {hours[1]} chip-hours if nothing overlaps with the network); it is not measured."
     )
