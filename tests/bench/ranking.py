@@ -139,8 +139,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         "Small cases of which every candidate was compiled: the best layout of each legal mesh. A step's time is",
         "half-way between its two bounds (`train/candidates.py`), on paper by `train/step_time.py`, compiled by the",
         "compiler's cycles and the bytes of its collectives on the links of their axes (`train/plan_compiled.py`). All",
-        f"of it is estimated. In {len(near)} of {len(complete)} cases the first on paper is within 10% of the compiler's "
-        "best.",
+        f"of it is estimated. In {len(near)} of {len(complete)} cases the first on paper is within 10% of the best.",
         "",
         "| case | machine | candidates | first on paper | compiled ms | the compiler's best | ms | slower by | its "
         "place on paper |",
