@@ -7,15 +7,13 @@ a row already, for the same config and versions, is not compiled again, so what 
 whose compiler is not installed here are left out: those of GPUs need the extra [cuda], those of TPUs [tpu].
 """
 
-import importlib
 import importlib.metadata
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from data.command_line import flatten
 from parallel import parse_machine
-from tests.bench.pods import PODS, Pod, known_rows
+from tests.bench.pods import PODS, Pod, changes_of, config_of, known_rows
 from tests.bench.results import save
 from train.compile import compile_step
 from train.compiled import Reading
@@ -24,17 +22,6 @@ from train.words import GIB, axes_in_words
 # A minute of CPU time first, half an hour last; of two that take as long, as `PODS` has them.
 FIRST = ("gpt2_124m_v5e_8", "bert_large_v5e_8", "gpt2_1b5_v5e_8", "llama3_8b_v5p_64", "t5_11b_v5p_64")
 FIRST += ("mixtral_8x7b_v5p_64", "llama3_8b_v5e_64", "llama3_70b_v5p_512", "llama3_8b_v6e_256")
-
-
-def config_of(name: str) -> Any:
-    """The config of a scale file."""
-    return importlib.import_module(f"configs.{name}").get_config()
-
-
-def changes_of(name: str, pod: Pod) -> dict[str, Any]:
-    """The fields in which a scale file differs from its base run; they say what was compiled."""
-    base = flatten(importlib.import_module(f"configs.{pod.base}").get_config())
-    return {key: value for key, value in flatten(config_of(name)).items() if value != base[key] and key != "name"}
 
 
 def versions_of(pod: Pod) -> dict[str, str]:

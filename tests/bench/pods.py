@@ -1,9 +1,10 @@
 """Writes the scale files of the pod configs anew, each with its plan in its header.
 
-    JAX_PLATFORMS=cpu python -m tests.bench.pods [llama3_8b_v5p_64 ...]
+    JAX_PLATFORMS=cpu python -m tests.bench.pods [--headers] [llama3_8b_v5p_64 ...]
 
 A plan takes seconds of CPU time, those of 2,048 chips longer. Without names it writes all of them; nothing is compiled.
-Where `tests.bench.pod_table` has compiled what a file says, its header has the compiler's figures too.
+Where `tests.bench.pod_table` has compiled what a file says, its header has the compiler's figures too; `--headers` keeps
+what the files say, and writes their headers anew.
 """
 
 import importlib
@@ -12,7 +13,8 @@ import sys
 import textwrap
 from typing import Any, NamedTuple
 
-from parallel import Machine, parse_machine
+from data.command_line import flatten
+from parallel import AXES, Machine, parse_machine
 from tests.bench.results import ROOT
 from train.candidates import HEADROOM
 from train.plan_changes import why_nothing_fits
@@ -61,7 +63,19 @@ TITLES |= {"llama3_8b": "Llama 3 8B", "llama3_70b": "Llama 3 70B", "llama3_405b"
 TITLES |= {"mixtral_8x7b": "Mixtral 8x7B", "qwen3_235b_a22b": "Qwen3 235B-A22B", "bert_large": "BERT-large"}
 
 
+HEADERS = "--headers"
 RESULTS = ROOT / "tests" / "bench" / "results" / "pods.json"
+
+
+def config_of(name: str) -> Any:
+    """The config of a scale file."""
+    return importlib.import_module(f"configs.{name}").get_config()
+
+
+def changes_of(name: str, pod: Pod) -> dict[str, Any]:
+    """The fields in which a scale file differs from its base run; they say what was compiled."""
+    base = flatten(importlib.import_module(f"configs.{pod.base}").get_config())
+    return {key: value for key, value in flatten(config_of(name)).items() if value != base[key] and key != "name"}
 
 
 def known_rows() -> dict[str, dict[str, Any]]:
@@ -149,17 +163,32 @@ def get_config() -> ConfigDict:
 '''
 
 
+def planned(name: str, pod: Pod, machine: Machine) -> tuple[Plan, dict[str, Any]]:
+    """The plan of a pod, and the fields that say it.
+
+    Raises:
+        ValueError: nothing fits.
+    """
+    config = importlib.import_module(f"configs.{pod.base}").get_config()
+    plan = make_plan(config, machine, headroom=pod.headroom)
+    if not plan.best.fits:
+        raise ValueError(f"{name}: {why_nothing_fits(config, plan)}")
+    return plan, overrides(config, plan.best, machine)
+
+
+def as_it_is(name: str, pod: Pod, machine: Machine) -> tuple[Plan, dict[str, Any]]:
+    """What its file says already."""
+    config = config_of(name)
+    return make_plan(config, machine, mesh={axis: config.mesh[axis] for axis in AXES}), changes_of(name, pod)
+
+
 def main(names: list[str]) -> None:
     """Plans and writes."""
-    for name in names or PODS:
-        pod = PODS[name]
-        config = importlib.import_module(f"configs.{pod.base}").get_config()
+    make = as_it_is if HEADERS in names else planned
+    for name in [name for name in names if name != HEADERS] or PODS:
+        pod, row = PODS[name], known_rows().get(name)
         machine = parse_machine(pod.topology, pod.num_slices)
-        plan = make_plan(config, machine, headroom=pod.headroom)
-        if not plan.best.fits:
-            raise ValueError(f"{name}: {why_nothing_fits(config, plan)}")
-        changed = overrides(config, plan.best, machine)
-        row = known_rows().get(name)
+        plan, changed = make(name, pod, machine)
         text = source(name, pod, plan, changed, row if row and row["changes"] == changed else None)
         (ROOT / "configs" / f"{name}.py").write_text(text)
         print(name, describe(plan.best), flush=True)
