@@ -3,8 +3,8 @@
     JAX_PLATFORMS=cpu python -m tests.bench.pods [--headers] [llama3_8b_v5p_64 ...]
 
 A plan takes seconds of CPU time, those of 2,048 chips longer. Without names it writes all of them; nothing is compiled.
-Where `tests.bench.pod_table` has compiled what a file says, its header has the compiler's figures too; `--headers` keeps
-what the files say, and writes their headers anew.
+Where `tests.bench.pod_table` has compiled what a file says, its header has the compiler's figures too; `--headers`
+keeps what the files say, and writes their headers anew.
 """
 
 import importlib
@@ -75,7 +75,8 @@ def config_of(name: str) -> Any:
 def changes_of(name: str, pod: Pod) -> dict[str, Any]:
     """The fields in which a scale file differs from its base run; they say what was compiled."""
     base = flatten(importlib.import_module(f"configs.{pod.base}").get_config())
-    return {key: value for key, value in flatten(config_of(name)).items() if value != base[key] and key != "name"}
+    found = {key: value for key, value in flatten(config_of(name)).items() if value != base[key] and key != "name"}
+    return dict(sorted(found.items(), key=lambda item: not item[0].startswith("mesh.")))  # as `overrides` has them
 
 
 def known_rows() -> dict[str, dict[str, Any]]:
