@@ -9,6 +9,7 @@ from .backends import choose_attention as choose_attention
 from .beam import EARLY_STOPPING as EARLY_STOPPING
 from .beam import Beams as Beams
 from .beam import beam_search as beam_search
+from .blocked import block_of as block_of
 from .cache import KVCache as KVCache
 from .cache import init_cache as init_cache
 from .choice import Choice as Choice

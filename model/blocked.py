@@ -88,7 +88,7 @@ def blocked_attention(
     B, T, N, H = q_BTNH.shape
     K = k_BSKH.shape[2]
     form = _Form(
-        block or 64 * math.ceil(T / 512),
+        block or block_of(T),
         causal,
         window,
         soft_cap,
@@ -101,6 +101,11 @@ def blocked_attention(
     k_BKSH, v_BKSH = (jnp.moveaxis(x, 1, 2) for x in (k_BSKH, v_BSKH))
     out_BKGTH: Array = _blocked(form, q_BKGTH, k_BKSH, v_BKSH, None if bias is None else bias.table_RN, where)
     return jnp.moveaxis(out_BKGTH, 3, 1).reshape(B, T, N, -1)
+
+
+def block_of(length: int) -> int:
+    """Queries in a block, where nothing else is asked for."""
+    return 64 * math.ceil(length / 512)
 
 
 def _blocks(form: _Form, num_queries: int, num_keys: int) -> Iterator[tuple[slice, slice]]:

@@ -149,7 +149,15 @@ def attention_flops(config: TransformerConfig, length: int, *, encoder_length: i
     return 2.0 * total
 
 
-def recomputed_flops(config: TransformerConfig, length: int, remat: str, *, fused: bool) -> float:
+def recomputed_flops(
+    config: TransformerConfig,
+    length: int,
+    remat: str,
+    *,
+    encoder_length: int = 0,
+    keeps: bool = False,
+    skips: bool = True,
+) -> float:
     """Matmul operations that the backward pass of one sequence does a second time, as remat asks.
 
     They take time and are no part of the model's operations, which MFU counts. What no gradient needs, such as the
@@ -157,13 +165,15 @@ def recomputed_flops(config: TransformerConfig, length: int, remat: str, *, fuse
 
     Args:
         config: the model.
-        length: tokens in the sequence.
+        length: see `forward_flops`.
         remat: a key of `REMAT_POLICIES`.
-        fused: whether attention keeps no probabilities, and skips what the mask hides.
+        encoder_length: see `forward_flops`.
+        keeps: whether attention keeps its probabilities for the backward pass.
+        skips: whether attention skips what a causal mask hides.
     """
     if remat == "none":
         return 0.0
-    total = 0.0
+    T, S, total = length, encoder_length or length, 0.0
     for c in filter(None, (config, config.encoder)):
         if c.block == "lstm":
             continue
@@ -173,20 +183,25 @@ def recomputed_flops(config: TransformerConfig, length: int, remat: str, *, fuse
         gates = 2 / 3 if c.is_gated else 1 / 2  # of an MLP's matmuls all but the last
         experts = c.experts_per_token * sizes["expert"] * gates + sizes["router"] + sizes["shared"] * gates
         has_memory = c is config and config.encoder is not None
+        tokens = S if c is config.encoder else T
+        # Of an attention to what the encoder read, keys and values are of its tokens.
+        of_memory = 2 * D * c.size_of_head * c.num_kv_heads if has_memory else 0
+        projections = tokens * sizes["attention"]
+        projections += T * (sizes["attention"] - of_memory) + S * of_memory if has_memory else 0
         for i, window in enumerate(c.window_of_layers):
             mlp = experts if c.num_experts and i >= c.num_dense_layers else sizes["mlp"] * gates
-            seen = seen_positions(length, window, causal=c.is_causal) if fused else length
+            seen = seen_positions(tokens, window, causal=c.is_causal) if skips else tokens
             wide = c.size_of_head + latent.rope + latent.value if latent.kind else 2 * c.size_of_head
-            pairs = c.num_heads * wide * (seen + (length if has_memory else 0))
+            pairs = tokens * c.num_heads * wide * (seen + (S if has_memory else 0))
             attentions = 2 if has_memory else 1
             if remat == "full":
-                total += sizes["attention"] * attentions + pairs + mlp
+                total += projections + pairs + tokens * mlp
             elif remat == "dots":
                 total += pairs  # products of each row with itself are not kept, and the output is one
                 if c.num_experts and i >= c.num_dense_layers:  # experts are matmuls in groups, which it does not keep
-                    total += c.experts_per_token * sizes["expert"] * gates
+                    total += tokens * c.experts_per_token * sizes["expert"] * gates
             elif remat == "attention":
-                total += sizes["attention"] * attentions + mlp + (0 if fused else pairs / 2)
+                total += projections + tokens * mlp + (pairs / 2 if keeps else 0)
             else:
-                total += out * attentions + mlp + (0 if fused else pairs / 2)
-    return 2.0 * length * total
+                total += tokens * (out * attentions + mlp) + (pairs / 2 if keeps else 0)
+    return 2.0 * total

@@ -26,12 +26,12 @@ class Chip:
     Attributes:
         name: as a user writes it.
         platform: "tpu", "gpu" or "cpu".
-        kind: how JAX's name of the device starts.
+        kinds: how JAX's name of the device starts: one of these.
         hbm_bytes: memory, as the vendor says.
         usable_bytes: of it, what a program may use.
         hbm_bandwidth: of that memory.
-        peak_flops: matmul operations per second by dtype: "bfloat16", "int8", "float8", "float32", without sparsity.
-            What the vendor does not publish is not there; TPUs multiply float32 in passes of bfloat16.
+        peak_flops: matmul operations per second by dtype: "bfloat16", "int8", "float8", "tf32", "float32", without
+            sparsity. What the vendor does not publish is not there; what a program reaches is `peak`.
         num_mxus: systolic arrays of a TPU, which multiply matrices.
         mxu_size: rows and columns of one; a matmul whose inner dim is shorter leaves the rest idle.
         num_links: links to neighbours, or 1 into a switch.
@@ -45,7 +45,7 @@ class Chip:
 
     name: str
     platform: str
-    kind: str
+    kinds: tuple[str, ...]
     hbm_bytes: int
     usable_bytes: int
     hbm_bandwidth: float
@@ -59,6 +59,27 @@ class Chip:
     pod_chips: int = 0
     num_mxus: int = 0
     mxu_size: int = 0
+
+    @property
+    def kind(self) -> str:
+        """The most usual of its names."""
+        return self.kinds[0]
+
+    def peak(self, dtype: str, *, inner: int = 0) -> float:
+        """Matmul operations per second that a program of this dtype can reach, of a device.
+
+        By JAX's default precision float32 is multiplied in one pass of bfloat16 on TPUs, and as TF32 on GPUs that have
+        it (docs.jax.dev, `jax.lax.Precision.DEFAULT`).
+
+        Args:
+            dtype: of what is multiplied.
+            inner: the length of the dim that is summed over, such as a head's; where it is shorter than an MXU, the
+                rest of that is idle. 0 is any number that is not.
+        """
+        used = min(1.0, inner / self.mxu_size) if inner and self.mxu_size else 1.0
+        if dtype == "float32":
+            dtype = {"tpu": "bfloat16", "gpu": "tf32"}.get(self.platform, dtype)
+        return self.peak_flops[dtype] * used
 
     @property
     def torus_dims(self) -> int:
@@ -92,7 +113,7 @@ def _this_cpu() -> Chip:
     return Chip(
         name="cpu",
         platform="cpu",
-        kind="cpu",
+        kinds=("cpu",),
         hbm_bytes=memory,
         usable_bytes=memory,
         hbm_bandwidth=10.0 * GB * cores,
@@ -108,7 +129,7 @@ def _this_cpu() -> Chip:
 _A100 = Chip(
     name="a100",
     platform="gpu",
-    kind="NVIDIA A100",
+    kinds=("NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM-80GB", "NVIDIA A100"),
     hbm_bytes=80 * GIB,
     usable_bytes=int(GPU_MEMORY_FRACTION * 85_100_068_864),
     hbm_bandwidth=2039 * GB,
@@ -127,7 +148,7 @@ _A100 = Chip(
 _H100 = Chip(
     name="h100",
     platform="gpu",
-    kind="NVIDIA H100",
+    kinds=("NVIDIA H100 80GB HBM3", "NVIDIA H100"),
     hbm_bytes=80 * GIB,
     usable_bytes=int(GPU_MEMORY_FRACTION * 84_942_979_072),
     hbm_bandwidth=3350 * GB,
@@ -148,7 +169,7 @@ _ALL = (
     Chip(
         name="v4",
         platform="tpu",
-        kind="TPU v4",
+        kinds=("TPU v4",),
         hbm_bytes=32 * GIB,
         usable_bytes=int(30.75 * GIB),
         hbm_bandwidth=1200 * GB,
@@ -165,7 +186,7 @@ _ALL = (
     Chip(
         name="v5e",
         platform="tpu",
-        kind="TPU v5 lite",
+        kinds=("TPU v5 lite", "TPU v5e"),
         hbm_bytes=16 * GIB,
         usable_bytes=int(15.75 * GIB),
         hbm_bandwidth=819 * GB,
@@ -182,7 +203,7 @@ _ALL = (
     Chip(
         name="v5p",
         platform="tpu",
-        kind="TPU v5",
+        kinds=("TPU v5", "TPU v5p"),
         hbm_bytes=95 * GIB,
         usable_bytes=int(95.74 * GIB),  # more than the vendor says
         hbm_bandwidth=2765 * GB,
@@ -199,7 +220,7 @@ _ALL = (
     Chip(
         name="v6e",
         platform="tpu",
-        kind="TPU v6 lite",
+        kinds=("TPU v6 lite", "TPU v6e"),
         hbm_bytes=32 * GIB,
         usable_bytes=int(31.25 * GIB),
         hbm_bandwidth=1640 * GB,
@@ -217,7 +238,7 @@ _ALL = (
     Chip(
         name="tpu7x",
         platform="tpu",
-        kind="TPU7x",
+        kinds=("TPU7x", "TPU v7x"),
         hbm_bytes=96 * GIB,
         usable_bytes=int(94.75 * GIB),
         hbm_bandwidth=3690 * GB,
@@ -237,17 +258,58 @@ _ALL = (
     dataclasses.replace(
         _A100,
         name="a100-40gb",
-        kind="NVIDIA A100-SXM4-40GB",
+        kinds=("NVIDIA A100-SXM4-40GB", "NVIDIA A100-SXM-40GB"),
         hbm_bytes=40 * GIB,
         usable_bytes=int(GPU_MEMORY_FRACTION * 42_331_013_120),
         hbm_bandwidth=1555 * GB,
         sources=("NVIDIA A100 data sheet, SXM 40GB", *_A100.sources[1:]),
     ),
+    # Cards: PCIe joins them, at half of what the vendor says of both directions.
+    dataclasses.replace(
+        _A100,
+        name="a100-pcie",
+        kinds=("NVIDIA A100 80GB PCIe",),
+        hbm_bandwidth=1935 * GB,
+        link_bandwidth=32 * GB,
+        sources=("NVIDIA A100 data sheet, PCIe 80GB", *_A100.sources[1:]),
+    ),
+    dataclasses.replace(
+        _A100,
+        name="a100-pcie-40gb",
+        kinds=("NVIDIA A100-PCIE-40GB",),
+        hbm_bytes=40 * GIB,
+        usable_bytes=int(GPU_MEMORY_FRACTION * 42_331_013_120),
+        hbm_bandwidth=1555 * GB,
+        link_bandwidth=32 * GB,
+        sources=("NVIDIA A100 data sheet, PCIe 40GB", *_A100.sources[1:]),
+    ),
     _H100,
     dataclasses.replace(
         _H100,
+        name="h100-pcie",
+        kinds=("NVIDIA H100 PCIe",),
+        hbm_bandwidth=2000 * GB,
+        peak_flops={"bfloat16": 756 * TERA, "int8": 1513 * TERA, "float8": 1513 * TERA, "tf32": 378 * TERA}
+        | {"float32": 51 * TERA},
+        link_bandwidth=64 * GB,
+        sources=("NVIDIA H100 data sheet, PCIe: half of the figures with sparsity", *_H100.sources[1:]),
+    ),
+    dataclasses.replace(
+        _H100,
+        name="h100-nvl",
+        kinds=("NVIDIA H100 NVL",),
+        hbm_bytes=94 * GIB,
+        usable_bytes=int(GPU_MEMORY_FRACTION * 93.1 * GIB),
+        hbm_bandwidth=3900 * GB,
+        peak_flops={"bfloat16": 835.5 * TERA, "int8": 1671 * TERA, "float8": 1671 * TERA, "tf32": 417.5 * TERA}
+        | {"float32": 60 * TERA},
+        link_bandwidth=64 * GB,  # NVLink joins pairs alone
+        sources=("NVIDIA H100 NVL data sheet: half of the figures with sparsity", *_H100.sources[1:]),
+    ),
+    dataclasses.replace(
+        _H100,
         name="h200",
-        kind="NVIDIA H200",
+        kinds=("NVIDIA H200",),
         hbm_bytes=141 * GIB,
         usable_bytes=int(GPU_MEMORY_FRACTION * 139.8 * GIB),
         hbm_bandwidth=4800 * GB,
@@ -260,5 +322,5 @@ CHIPS: dict[str, Chip] = {chip.name: chip for chip in _ALL}
 
 def chip_of(device_kind: str) -> Chip | None:
     """The chip of a device that JAX found, by its kind; the longest name that fits counts. None if it is not known."""
-    fitting = [chip for chip in CHIPS.values() if device_kind.startswith(chip.kind)]
-    return max(fitting, key=lambda chip: len(chip.kind), default=None)
+    fitting = [(len(kind), name) for name, chip in CHIPS.items() for kind in chip.kinds if device_kind.startswith(kind)]
+    return CHIPS[max(fitting)[1]] if fitting else None

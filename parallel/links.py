@@ -10,7 +10,8 @@ Austin et al. 2025, jax-ml.github.io/scaling-book/sharding), of n devices that e
 
     all-gather, reduce-scatter   (n - 1) / n x bytes of the whole array / w
     all-reduce                   twice that
-    all-to-all                   (n - 1) / n x bytes of a device / w; over a ring a quarter of an all-gather of all
+    all-to-all                   (n - 1) / n x bytes of a device / w; on a torus, where they are passed on, as many
+                                 of them as cross the busiest link
     collective-permute           bytes of a device over one link
 
 A collective over a slices of n / a devices each is done within them first, and then over the slower network by each
@@ -38,6 +39,7 @@ class Link:
         across: slices that it lies over.
         bandwidth: bytes a second that a device sends along the axis within a slice.
         one_link: of them over one link, in one direction.
+        all_to_all: bytes a second that a device sends to all devices of the slice alike, what it keeps included.
         dcn_bandwidth: bytes a second that a device sends to other slices.
         is_ring: whether neighbours pass on what is for others, as in a torus.
     """
@@ -46,6 +48,7 @@ class Link:
     across: int
     bandwidth: float
     one_link: float
+    all_to_all: float
     dcn_bandwidth: float
     is_ring: bool
 
@@ -63,9 +66,7 @@ class Link:
         if kind == "reduce-scatter" and not reduce_scatters:
             kind = "all-reduce"
         if kind == "all-to-all":
-            hops = self.within / 4 if self.is_ring else 1.0
-            inside = num_bytes * _share(self.within) * max(1.0, hops) / self.bandwidth
-            return inside + num_bytes * _share(self.across) / self.dcn_bandwidth
+            return num_bytes / self.all_to_all + num_bytes * _share(self.across) / self.dcn_bandwidth
         times = 2 if kind == "all-reduce" else 1
         inside = num_bytes * _share(self.within) / self.bandwidth
         outside = num_bytes / self.within * _share(self.across) / self.dcn_bandwidth
@@ -100,35 +101,50 @@ def links_of(machine: Machine, sizes: Mapping[str, int], slice_axes: str = MeshC
     for axis in reversed(AXES):
         if sizes[axis] == 1:
             continue
-        bandwidth = chip.interconnect_bandwidth
+        bandwidth, crossings = chip.interconnect_bandwidth, 0.0
         if chip.torus_dims:
             shared = math.gcd(cores, inside[axis])
             cores //= shared
-            directions, dims = _take(inside[axis] // shared, dims)
+            directions, crossings, dims = _take(inside[axis] // shared, dims)
             bandwidth = max(1, directions) * chip.link_bandwidth
         found[axis] = Link(
             within=inside[axis],
             across=across[axis],
             bandwidth=bandwidth,
             one_link=chip.link_bandwidth,
+            all_to_all=1 / max(_share(inside[axis]) / bandwidth, crossings / chip.link_bandwidth, 1e-30),
             dcn_bandwidth=chip.dcn_bandwidth,
             is_ring=chip.torus_dims > 0,
         )
     return found
 
 
-def _take(size: int, dims: list[tuple[int, bool]]) -> tuple[int, list[tuple[int, bool]]]:
-    """Directions in which a device sends along an axis of this size, and the dims that it leaves."""
+def _take(size: int, dims: list[tuple[int, bool]]) -> tuple[int, float, list[tuple[int, bool]]]:
+    """Of an axis of this size the directions in which a device sends, `_crossings`, and the dims that it leaves."""
     for count in (3, 2, 1):
         for chosen in itertools.combinations(range(len(dims)), count):
-            if math.prod(dims[i][0] for i in chosen) == size:
-                directions = sum(2 if dims[i][1] else 1 for i in chosen if dims[i][0] > 1)
-                return directions, [dim for i, dim in enumerate(dims) if i not in chosen]
-    # Parts of dims: a line, of which no end is joined to the other.
-    directions, left = 0, []
+            taken = [dims[i] for i in chosen]
+            if math.prod(side for side, _ in taken) == size:
+                left = [dim for i, dim in enumerate(dims) if i not in chosen]
+                return _directions(taken), _crossings(taken), left
+    # Parts of dims; one that is not whole is a line, of which no end is joined to the other.
+    taken, left = [], []
     for length, wraps in dims:
         part = math.gcd(size, length)
         size //= part
-        directions += part > 1
+        taken.append((part, wraps and part == length))
         left.append((length // part, wraps and part == 1))
-    return directions, left
+    return _directions(taken), _crossings(taken), left
+
+
+def _directions(dims: list[tuple[int, bool]]) -> int:
+    return sum(2 if wraps else 1 for side, wraps in dims if side > 1)
+
+
+def _crossings(dims: list[tuple[int, bool]]) -> float:
+    """How often what a device sends to all alike crosses the busiest link in one direction.
+
+    The middle of a line of s devices is passed by what the s / 2 of one half send to the other, s / 4 times what one
+    sends in all; the links of a ring share that between two directions. Other dims have their own links.
+    """
+    return max((side / (8 if wraps else 4) for side, wraps in dims if side > 1), default=0.0)

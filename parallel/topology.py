@@ -16,7 +16,8 @@ _CORES = {
     "a100": {"major": 8, "cores": 108, "fpus": 64, "shared": 167936, "block": 166912, "l2": 40 << 20, "ghz": 1.41},
     "h100": {"major": 9, "cores": 132, "fpus": 128, "shared": 233472, "block": 232448, "l2": 50 << 20, "ghz": 1.98},
 }
-_CORES |= {"a100-40gb": _CORES["a100"], "h200": _CORES["h100"]}
+_CORES |= dict.fromkeys(("a100-40gb", "a100-pcie", "a100-pcie-40gb"), _CORES["a100"])
+_CORES |= {"h200": _CORES["h100"], "h100-nvl": _CORES["h100"], "h100-pcie": _CORES["h100"] | {"cores": 114}}
 
 
 def topology_devices(machine: Machine) -> list[Any]:

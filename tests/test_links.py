@@ -33,6 +33,22 @@ def test_a_part_of_a_dim_is_a_line():
     assert links("v5p:4x4x4", fsdp=32, tensor=2)["tensor"].bandwidth == 90 * GB
 
 
+def test_a_dim_that_is_taken_whole_after_another_axis_sends_both_ways():
+    """Tensor takes 2 of the first dim; fsdp what is left of it, which is a line, and two rings."""
+    assert links("v5p:4x4x4", fsdp=32, tensor=2)["fsdp"].bandwidth == (1 + 2 + 2) * 90 * GB
+    # 16 of 4 x 8 x 8 is no product of whole dims: of 4 all, and of the next a half.
+    assert links("v5p:4x8x8", fsdp=16, tensor=16)["tensor"].bandwidth == (2 + 1) * 90 * GB
+
+
+def test_an_all_to_all_crosses_the_busiest_link():
+    """Of a ring of 16, each link in each direction is passed by 16 / 8 of what a device sends; of a line by 16 / 4."""
+    assert links("v5e:16x16", expert=16, data=16)["expert"].seconds("all-to-all", 45 * GB) == pytest.approx(2)
+    # A torus of 4 x 4 x 4 is no ring of 64: half of it crosses each link, all dims at once.
+    assert links("v5p:4x4x4", expert=64)["expert"].seconds("all-to-all", 90 * GB) == pytest.approx(0.5)
+    assert links("v5e:4x4", expert=16)["expert"].seconds("all-to-all", 45 * GB) == pytest.approx(1)
+    assert links("gpu:h100:8", expert=8)["expert"].seconds("all-to-all", 450 * GB) == pytest.approx(7 / 8)
+
+
 def test_a_reduce_scatter_that_the_compiler_lacks_is_an_all_reduce():
     link = links("v5p:4x4x4", fsdp=64)["fsdp"]
     assert link.seconds("reduce-scatter", 1, reduce_scatters=False) == link.seconds("all-reduce", 1)

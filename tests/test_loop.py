@@ -215,6 +215,7 @@ def test_peak_of_a_device_kind_is_that_of_its_longest_name():
     assert peak_flops("TPU v5 lite") == 197e12
     assert peak_flops("TPU v5p") == peak_flops("TPU v5") == 459e12
     assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
+    assert peak_flops("NVIDIA H100 80GB HBM3", "float32") == 494.5e12  # as TF32
     assert peak_flops("cpu") is None
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from parallel import CHIPS, parse_machine, topology_devices
 from parallel.hardware import chip_of
+from parallel.topology import target_config
 
 
 @pytest.mark.parametrize(
@@ -109,6 +110,14 @@ def test_simulated_devices_share_the_cpu():
         ("NVIDIA H100 80GB HBM3", "h100"),
         ("NVIDIA A100-SXM4-40GB", "a100-40gb"),
         ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("TPU v5e", "v5e"),
+        ("TPU v6e", "v6e"),
+        ("TPU v5p", "v5p"),
+        ("NVIDIA A100-PCIE-40GB", "a100-pcie-40gb"),
+        ("NVIDIA A100 80GB PCIe", "a100-pcie"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA H100 NVL", "h100-nvl"),
+        ("NVIDIA H200", "h200"),
     ],
 )
 def test_chips_by_the_names_that_jax_has(kind: str, name: str):
@@ -116,6 +125,32 @@ def test_chips_by_the_names_that_jax_has(kind: str, name: str):
     assert chip is not None
     assert chip.name == name
     assert chip_of("TPU v2") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "teraflops"),
+    [
+        ("v5p", "float32", 459),
+        ("v5p", "int8", 918),
+        ("h100", "bfloat16", 989),
+        ("h100", "float32", 494.5),
+        ("a100", "float32", 156),
+        ("h100-pcie", "bfloat16", 756),
+    ],
+)
+def test_the_peak_that_a_dtype_reaches(name: str, dtype: str, teraflops: float):
+    """Float32 goes through bfloat16 on TPUs, and through TF32 on GPUs."""
+    assert CHIPS[name].peak(dtype) == teraflops * 1e12
+    assert CHIPS["v6e"].peak("bfloat16", inner=128) == 459e12  # half of a systolic array of 256
+    assert CHIPS["v6e"].peak("bfloat16", inner=512) == 918e12
+    cpu = CHIPS["cpu"]
+    assert cpu.peak("float32") == cpu.peak_flops["float32"]
+
+
+def test_all_gpus_can_be_compiled_for():
+    for name, chip in CHIPS.items():
+        if chip.platform == "gpu":
+            assert f'device_description_str: "{chip.kinds[0]}"' in target_config(parse_machine(f"gpu:{name}:1"))
 
 
 def test_cpu_devices_are_those_of_this_process():

@@ -91,17 +91,17 @@ def test_what_each_policy_keeps(remat: str):
     model = make_model(small()).config
     kept = kept_activations(model, remat, fused=False)
     one = {"tensor": 1}
-    assert bytes_of(kept, tokens=10, length=T, sizes=one, divides_length=True) == 10 * L * KEPT[remat]
+    assert bytes_of(kept, rows=10, length=T, sizes=one, divides_length=True) == 10 * T * L * KEPT[remat]
 
 
 def test_a_fused_attention_keeps_one_number_a_query_and_no_probabilities():
     model = make_model(small()).config
     of = {"length": T, "sizes": {"tensor": 1}, "divides_length": True}
-    fused, plain = (bytes_of(kept_activations(model, "none", fused=f), tokens=1, **of) for f in (True, False))
-    twice = bytes_of(kept_activations(model, "none", fused=False), tokens=1, **{**of, "length": 2 * T})
+    fused, plain = (bytes_of(kept_activations(model, "none", fused=f), rows=1 / T, **of) for f in (True, False))
+    twice = bytes_of(kept_activations(model, "none", fused=False), rows=0.5 / T, **{**of, "length": 2 * T})
     assert twice - plain == L * N * T * (4 + 2)  # logits less their maximum in float32, probabilities in bfloat16
     assert fused < plain
-    with_log = bytes_of(kept_activations(model, "attention", fused=True), tokens=1, **of)
+    with_log = bytes_of(kept_activations(model, "attention", fused=True), rows=1 / T, **of)
     # The output twice, as the kernel's and as the layer's, and the logarithm in float32.
     assert with_log == L * (KEPT["attention"] + 2 * N * H + 4 * N)
 
@@ -109,7 +109,7 @@ def test_a_fused_attention_keeps_one_number_a_query_and_no_probabilities():
 def test_tensor_divides_heads_and_hidden_dims_and_the_length_of_the_rest():
     model = make_model(small()).config
     kept = kept_activations(model, "projections", fused=False)
-    of = {"tokens": 1, "length": T, "sizes": {"tensor": 2}}
+    of = {"rows": 1 / T, "length": T, "sizes": {"tensor": 2}}
     assert bytes_of(kept, divides_length=True, **of) == L * KEPT["projections"] / 2
     assert bytes_of(kept, divides_length=False, **of) == L * (KEPT["projections"] / 2 + D)
 

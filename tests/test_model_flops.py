@@ -174,4 +174,4 @@ def test_what_remat_computes_again_is_what_jax_traces(remat: str, activation: st
         return matmul_operations(jax.make_jaxpr(loss)(params).jaxpr)
 
     again = operations(remat) - operations("none")
-    assert again == recomputed_flops(config, 16, remat, fused=False)
+    assert again == recomputed_flops(config, 16, remat, keeps=True, skips=False)

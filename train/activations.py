@@ -7,7 +7,7 @@ without anything being computed. XLA stacks exactly these over the layers.
 The model is traced with numbers of rows and tokens that are in no shape of a model, so that each dim of what it keeps
 can be told.
 
-Letters: B batch, T length, N heads, K kv heads, H head dim, D model, F mlp.
+Letters: B batch, T length, S length of an encoder, N heads, K kv heads, H head dim, D model, F mlp.
 """
 
 import dataclasses
@@ -23,7 +23,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from model import Transformer, TransformerConfig, attention, scan_layers
 
-ROWS, LENGTH = 1013, 1009  # primes: no dim of a model is one of these, or a multiple of both
+# Primes: no dim of a model is one of these, or a multiple of two.
+ROWS, LENGTH, ENCODER_LENGTH = 1013, 1009, 1019
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,14 +32,14 @@ class Kept:
     """An array that waits for the backward pass.
 
     Attributes:
-        per_token: its bytes for each token of a microbatch, in all layers.
-        per_pair: its bytes for each pair of query and key.
+        per_row: its bytes for each row of a microbatch, in all layers, were lengths 1.
+        lengths: which it has as factors, of "T" and "S": none, one of a token, two of a pair of query and key.
         divided: what of it the axis "tensor" divides: "heads" (heads or hidden dims), "length" or "" (nothing).
         copies: whether it is of the copies of tokens that go to experts.
     """
 
-    per_token: float
-    per_pair: float
+    per_row: float
+    lengths: str
     divided: str
     copies: bool
 
@@ -80,8 +81,8 @@ def kept_activations(model: TransformerConfig, remat: str, *, fused: bool) -> tu
     """
     stack_fn = functools.partial(scan_layers, remat=remat)
     module = Transformer(model, attention_fn=_fused if fused else attention, stack_fn=stack_fn)
-    tokens_BT = jnp.zeros((ROWS, LENGTH), jnp.int32)
-    more: dict[str, Any] = {"encoder_tokens_BS": tokens_BT} if model.encoder is not None else {}
+    tokens_BT, tokens_BS = (jnp.zeros((ROWS, size), jnp.int32) for size in (LENGTH, ENCODER_LENGTH))
+    more: dict[str, Any] = {"encoder_tokens_BS": tokens_BS} if model.encoder is not None else {}
     if model.dropout:
         more["dropout_keys_B"] = jax.random.split(jax.random.key(0), ROWS)
     plain = Transformer(model)
@@ -108,34 +109,40 @@ def _is_of_layers(leaf: Any, stacked: set[int]) -> bool:
 
 
 def _has_tokens(size: int) -> bool:
-    return size in (ROWS, LENGTH) or (size > 0 and size % (ROWS * LENGTH) == 0)
+    return size in (ROWS, LENGTH, ENCODER_LENGTH) or _is_flat(size)
+
+
+def _is_flat(size: int) -> bool:
+    """Whether all tokens are in one dim, or copies of them."""
+    return size > 0 and (size % (ROWS * LENGTH) == 0 or size % (ROWS * ENCODER_LENGTH) == 0)
 
 
 def _kept(leaf: Any, model: TransformerConfig) -> Kept:
     shape, total = leaf.shape[1:], leaf.size * leaf.dtype.itemsize
-    lengths = shape.count(LENGTH)
-    per_token = total / (ROWS * LENGTH)
+    lengths = "".join(
+        letter
+        for size in shape
+        for letter, prime in (("T", LENGTH), ("S", ENCODER_LENGTH))
+        if size == prime or (_is_flat(size) and size % prime == 0)
+    )
+    per_row = total / ROWS / LENGTH ** lengths.count("T") / ENCODER_LENGTH ** lengths.count("S")
     rest = [size for size in shape if not _has_tokens(size)]
-    copies = any(size % (ROWS * LENGTH) == 0 for size in shape) and bool(model.num_experts)
+    copies = any(_is_flat(size) for size in shape) and bool(model.num_experts)
     hidden = {model.d_mlp, model.size_of_expert, model.d_shared_expert, model.num_heads, model.num_kv_heads} - {0, 1}
     divided = ""
     if rest == [model.d_model]:
         divided = "" if copies else "length"
     elif any(size in hidden for size in rest):
         divided = "heads"
-    return Kept(
-        per_token=0.0 if lengths > 1 else per_token,
-        per_pair=per_token / LENGTH if lengths > 1 else 0.0,
-        divided=divided,
-        copies=copies,
-    )
+    return Kept(per_row=per_row, lengths=lengths, divided=divided, copies=copies)
 
 
 def bytes_of(
     kept: tuple[Kept, ...],
     *,
-    tokens: float,
+    rows: float,
     length: int,
+    encoder_length: int = 0,
     sizes: Mapping[str, int],
     divides_length: bool,
     copies: float = 1.0,
@@ -144,15 +151,19 @@ def bytes_of(
 
     Args:
         kept: as `kept_activations` returns them.
-        tokens: of a microbatch that the device has.
-        length: of a row, in keys that a query sees.
+        rows: of a microbatch that the device has; of rows whose length is divided, its share.
+        length: of a row, in tokens.
+        encoder_length: of what the encoder reads of a row.
         sizes: of the mesh axes.
         divides_length: whether "tensor" divides the residual's length.
         copies: how many times as many copies of tokens the experts of a device get as its own tokens make.
     """
     tensor = sizes["tensor"]
     parts = {"heads": tensor, "length": tensor if divides_length else 1, "": 1}
-    return math.fsum(
-        (one.per_token + one.per_pair * length) * tokens / parts[one.divided] * (copies if one.copies else 1.0)
-        for one in kept
-    )
+    by_letter = {"T": length, "S": encoder_length}
+
+    def size_of(one: Kept) -> float:
+        whole = one.per_row * rows * math.prod(by_letter[letter] for letter in one.lengths)
+        return whole / parts[one.divided] * (copies if one.copies else 1.0)
+
+    return math.fsum(size_of(one) for one in kept)

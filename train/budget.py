@@ -37,7 +37,7 @@ Letters: B batch, T length, D model, L layers, C shards of the length, E experts
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from jax.sharding import Mesh
@@ -50,7 +50,7 @@ from parallel.ring import ring_steps
 from parallel.schedules import ENDS, tables
 
 from .layout import Layout, layout_of
-from .workload import Workload, workload_of
+from .workload import Leaf, Workload, workload_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,9 +98,11 @@ class _Step:
 
     Attributes:
         model: its shape.
-        params: the parameters, abstract, with their shardings.
+        params: the parameters that are trained.
+        fixed: the others of the model, which are gathered as well.
         sizes: of the mesh axes.
         tokens: of a device in a microbatch.
+        encoder_tokens: those of an encoder.
         length: of a row.
         microbatches: of a step.
         itemsize: bytes of an activation.
@@ -113,8 +115,10 @@ class _Step:
 
     model: TransformerConfig
     params: list["_Parameter"]
+    fixed: list["_Parameter"]
     sizes: dict[str, int]
     tokens: int
+    encoder_tokens: int
     length: int
     microbatches: int
     itemsize: int
@@ -149,7 +153,7 @@ class _Parameter:
 
     @property
     def in_layers(self) -> bool:
-        return self.name.startswith("layers")
+        return self.name.split("/")[0].endswith("layers")
 
 
 def budget(config: Any, mesh: Mesh, platform: str) -> list[Row]:
@@ -178,9 +182,11 @@ def budget_of(workload: Workload, layout: Layout, platform: str) -> list[Row]:
     sizes = layout.sizes
     step = _Step(
         model=workload.model,
-        params=_parameters(workload, sizes),
+        params=_parameters(workload, workload.params, sizes),
+        fixed=_parameters(workload, workload.fixed, sizes),
         sizes=sizes,
         tokens=layout.microbatch_rows * workload.length // layout.context,
+        encoder_tokens=layout.microbatch_rows * workload.encoder_length,
         length=workload.length,
         microbatches=layout.microbatches(workload),
         itemsize=workload.itemsize,
@@ -202,9 +208,9 @@ def totals_of(rows: list[Row]) -> Totals:
     return added
 
 
-def _parameters(workload: Workload, sizes: dict[str, int]) -> list["_Parameter"]:
+def _parameters(workload: Workload, leaves: Iterable[Leaf], sizes: dict[str, int]) -> list["_Parameter"]:
     found = []
-    for leaf in workload.params:
+    for leaf in leaves:
         axes = workload.axes_of(leaf)
         layers = leaf.shape[0] if leaf.in_layers else 1
         others = math.prod(sizes[axis] for axis in axes if axis != "fsdp")
@@ -269,8 +275,9 @@ def _fsdp(step: _Step) -> list[Row]:
         # A table is the same in each microbatch: gathered before their loop, and kept for the backward pass.
         return _times(Total(1, one.size * itemsize), one.layers * step.microbatches if one.in_layers else 1)
 
-    layers = _sum(gathered(one) for one in step.params if one.divided[""] and one.in_layers)
-    tables = _sum(gathered(one) for one in step.params if one.divided[""] and not one.in_layers)
+    read = [one for one in (*step.params, *step.fixed) if one.divided[""]]
+    layers = _sum(gathered(one) for one in read if one.in_layers)
+    tables = _sum(gathered(one) for one in read if not one.in_layers)
     updated = [one for one in step.params if one.divided["moment"] and not one.divided[""]]
     scattered = [one for one in step.params if one.divided["gradient"]]
     whole = [one for one in step.params if not one.divided["gradient"]]
@@ -285,28 +292,41 @@ def _fsdp(step: _Step) -> list[Row]:
 
 
 def _tensor(step: _Step) -> list[Row]:
-    L, M = step.model.num_layers, step.microbatches
-    activations = Total(1, step.tokens * step.model.d_model * step.itemsize)
-    in_float32 = Total(1, step.tokens * step.model.d_model * 4)
-    # Matmuls that read a block's two normalised inputs: each gives a part of their gradient.
-    readers = 2 if step.lowering.adds_before_reducing else 3 + (2 if step.model.is_gated else 1)
-    # Unless the products themselves are kept, attention's output is needed again for the MLP's input.
-    again = 0 if step.remat in ("none", "dots") else 1
+    m, M, adds = step.model, step.microbatches, step.lowering.adds_before_reducing
+    activations, of_encoder = (Total(1, n * m.d_model * step.itemsize) for n in (step.tokens, step.encoder_tokens))
+    in_float32 = Total(1, step.tokens * m.d_model * 4)
+    # Of each tower the layers, what goes from layer to layer, and the attentions of a layer.
+    towers = [(m.num_layers, activations, 2 if m.encoder else 1)]
+    towers += [(m.encoder.num_layers, of_encoder, 1)] if m.encoder else []
+
+    def of_layers(count: Callable[[int], int]) -> Total:
+        """Of all towers, with a count for each layer that has so many attentions."""
+        return _sum(_times(stream, count(attentions) * L * M) for L, stream, attentions in towers)
+
+    # Matmuls that read a sublayer's normalised input: each gives a part of its gradient. Keys and values of what the
+    # encoder read are made of that, in each layer of the decoder.
+    products = 3 + (2 if m.is_gated else 1)
+    readers = of_layers(lambda attentions: attentions + 1 if adds else products + attentions - 1)
+    memory = _times(of_encoder, m.num_layers * M * (1 if adds else 2)) if m.encoder else Total()
+    # Unless the products themselves are kept, attention's output is needed again for the next sublayer's input.
+    again = of_layers(lambda attentions: 0 if step.remat in ("none", "dots") else attentions)
+    sublayers = of_layers(lambda attentions: attentions + 1)
+    tables = _sum(_times(stream, M) for _, stream, _ in towers)
     loss = Row("all-reduce", "tensor", "loss: maximum and sums", _times(Total(1, step.tokens * 4), 3 * M))
     reduced = {
-        "sublayers, forward": _times(activations, 2 * L * M),
-        "sublayers, computed again": _times(activations, again * L * M),
-        "sublayers, backward": _times(activations, readers * L * M),
-        "embedding": _times(activations, M),
+        "sublayers, forward": sublayers,
+        "sublayers, computed again": again,
+        "sublayers, backward": readers + memory,
+        "embedding": tables,
         "head, backward": _times(in_float32 if step.length_divided else activations, M),
     }
     if not step.length_divided:
         return [loss, *(Row("all-reduce", "tensor", what, total) for what, total in reduced.items())]
     gathered = {
-        "sublayers, forward": _times(activations, 2 * L * M),
-        "sublayers, inputs again": _times(activations, 2 * L * M),
-        "sublayers, backward": _times(activations, 2 * L * M),
-        "embedding, backward": _times(activations, M),
+        "sublayers, forward": sublayers + memory,
+        "sublayers, inputs again": sublayers + memory,
+        "sublayers, backward": sublayers,
+        "embedding, backward": tables,
         "head": _times(activations, M),
     }
     vectors = _sum(_gradients(step, one) for one in step.params if one.is_vector)

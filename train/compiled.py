@@ -59,6 +59,7 @@ class Reading:
         paper_s: seconds of computation on paper, where the compiler estimates no cycles.
         messages: what the compiler warned of.
         compile_s: how long it took here.
+        dtype: of its matmuls.
     """
 
     machine: Machine
@@ -75,11 +76,12 @@ class Reading:
     paper_s: float = 0.0
     messages: tuple[str, ...] = ()
     compile_s: float = 0.0
+    dtype: str = "bfloat16"
 
     @property
     def ideal_s(self) -> float:
         """Seconds of a step at 100% MFU."""
-        return self.flops / self.machine.num_devices / self.machine.chip.peak_flops["bfloat16"]
+        return self.flops / self.machine.num_devices / self.machine.chip.peak(self.dtype)
 
     @property
     def has_cycles(self) -> bool:
@@ -152,6 +154,7 @@ def read_step(config: Any, machine: Machine, mesh: Mesh, compiled: Compiled, *, 
         paper_s=0.0 if has_cycles else seconds_on_paper(config, machine, mesh),
         messages=warnings_in(compiled.messages),
         compile_s=compile_s,
+        dtype=config.model.dtype,
     )
 
 
@@ -167,8 +170,7 @@ def seconds_on_paper(config: Any, machine: Machine, mesh: Mesh) -> float:
 
 def attention_peak(config: Any, chip: Chip) -> float:
     """Operations per second that attention's kernels can reach: heads narrower than an MXU leave a part of it idle."""
-    used = min(1.0, make_model(config).config.size_of_head / chip.mxu_size) if chip.mxu_size else 1.0
-    return chip.peak_flops["bfloat16"] * used
+    return chip.peak(config.model.dtype, inner=make_model(config).config.size_of_head)
 
 
 def kernel_flops(config: Any, mesh: Mesh, kernels: Sequence[Kernel]) -> float:

@@ -9,7 +9,7 @@ from .compose import make_model
 from .objective import objective_name
 
 # Objectives that ask the model for the vocabulary's logits.
-_OF_TOKENS = ("tokens", "tokens_and_pairs")
+OF_TOKENS = ("tokens", "tokens_and_pairs")
 
 
 def lengths_of(config: Any) -> tuple[int, int]:
@@ -26,7 +26,7 @@ def row_work(config: Any) -> tuple[int, float]:
     looked into here, nor is a teacher.
     """
     length, encoder_length = lengths_of(config)
-    logits = objective_name(config) in _OF_TOKENS
+    logits = objective_name(config) in OF_TOKENS
     flops = forward_flops(make_model(config).config, length, encoder_length=encoder_length, logits=logits)
     return length + encoder_length, 3 * flops
 

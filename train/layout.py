@@ -10,8 +10,9 @@ from parallel import AXES, BATCH_AXES
 from .compose import SCHEDULES
 from .workload import Workload
 
-# Attentions that have all probabilities in memory, and keep them.
-PLAIN = ("plain",)
+# Attentions that write their logits to memory, of all pairs or of a block of queries, as XLA's matmuls do. The first
+# keeps all probabilities for the backward pass, and computes what the mask hides.
+PLAIN, WRITING = "plain", ("plain", "blocked")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,9 +58,14 @@ class Layout:
         return self.context > 1 and self.context_attention == "ring"
 
     @property
-    def is_fused(self) -> bool:
-        """Whether attention keeps no probabilities."""
-        return self.attention not in PLAIN or self.is_ring
+    def keeps_probabilities(self) -> bool:
+        """Whether attention has all of them at once, and keeps them."""
+        return self.attention == PLAIN and not self.is_ring
+
+    @property
+    def writes_logits(self) -> bool:
+        """Whether attention's logits go through memory."""
+        return self.attention in WRITING or self.is_ring
 
     @property
     def num_devices(self) -> int:
@@ -71,8 +77,17 @@ class Layout:
         return workload.rows // (self.data * self.fsdp * self.expert) // self.microbatch_rows
 
     def tokens(self, workload: Workload) -> float:
-        """Tokens of a device in one pass."""
-        return self.microbatch_rows * workload.length / self.context
+        """Tokens of a device in one pass, without those of an encoder."""
+        return self.share_of_rows * workload.length
+
+    def encoder_tokens(self, workload: Workload) -> float:
+        """Those of an encoder."""
+        return self.share_of_rows * workload.encoder_length
+
+    @property
+    def share_of_rows(self) -> float:
+        """Rows of a device in one pass; of rows whose length is divided, its share."""
+        return self.microbatch_rows / self.context
 
 
 def layout_of(config: Any, mesh: Any, *, attention: str = "plain") -> Layout:

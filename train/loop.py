@@ -187,7 +187,7 @@ def _chosen(config: Any, mesh: Mesh, state: TrainState, best: Best, checkpoints:
 
 def _recorder(config: Any, mesh: Mesh, workdir: epath.Path, start: int, writes: bool) -> Recorder:
     tokens, flops = row_work(config)
-    peak = peak_flops(jax.devices()[0].device_kind)
+    peak = peak_flops(jax.devices()[0].device_kind, config.model.dtype)
     return Recorder(
         workdir,
         start=start,

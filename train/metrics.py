@@ -27,10 +27,10 @@ from parallel.hardware import chip_of
 from .workdir import replace_file
 
 
-def peak_flops(device_kind: str) -> float | None:
-    """Peak bfloat16 FLOP/s of a device kind, as JAX names it; None where it is not known, as of CPUs."""
+def peak_flops(device_kind: str, dtype: str = "bfloat16") -> float | None:
+    """Peak FLOP/s in a dtype of a device kind, as JAX names it; None where it is not known, as of CPUs."""
     chip = chip_of(device_kind)
-    return chip.peak_flops["bfloat16"] if chip and chip.platform != "cpu" else None
+    return chip.peak(dtype) if chip and chip.platform != "cpu" else None
 
 
 class Recorder:

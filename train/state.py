@@ -152,6 +152,11 @@ def logical_axes(config: Any) -> Any:
     return nn.get_partition_spec(jax.eval_shape(lambda: _init_trees(config, 0)))
 
 
+def all_axes(config: Any) -> Any:
+    """As `logical_axes`, of all parameters of a config's model."""
+    return nn.get_partition_spec(jax.eval_shape(lambda: _init_params(config, 0)))
+
+
 def moment_specs(config: Any, mesh: Mesh) -> dict[str, PartitionSpec]:
     """How the moments of each trained parameter are divided, by its name: what optimizers of matrices need to know."""
     shardings = param_shardings(config, mesh, of="moment")

@@ -13,13 +13,14 @@ network, its time comes on top: the real step lies between, if kernels reach the
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
-from model import attention_flops, recomputed_flops
+from model import attention_flops, forward_flops, recomputed_flops
 from parallel import NO_REDUCE_SCATTER, Link, Machine
 
 from .budget import LOWERINGS, budget_of
 from .layout import Layout
-from .memory import cast_weights, gradients, kept_bytes
+from .memory import gradients, kept_bytes
 from .workload import Workload
 
 
@@ -88,19 +89,10 @@ def estimate_time(workload: Workload, layout: Layout, machine: Machine, links: M
         machine: as many devices as the layout has.
         links: of its mesh axes, as `parallel.links_of` finds them.
     """
-    chip, model = machine.chip, workload.model
-    executed = workload.flops
-    if not layout.is_fused:  # what the mask hides is computed too
-        hidden = attention_flops(model, workload.length, causal=False) - attention_flops(model, workload.length)
-        executed += 3 * workload.rows * hidden
-    again = recomputed_flops(model, workload.length, layout.remat, fused=layout.is_fused)
-    # A stage computes its layers again from their inputs, whatever they keep within.
-    if layout.stage > 1:
-        again += recomputed_flops(model, workload.length, "full", fused=layout.is_fused)
-    peak = peak_flops_of(machine, model.dtype)
+    chip, peak = machine.chip, machine.chip.peak(workload.model.dtype)
     by_axis = _network(workload, layout, machine, links)
     return StepTime(
-        compute=(executed + workload.rows * again) / layout.num_devices / peak,
+        compute=_operations(workload, layout, machine) / layout.num_devices / peak,
         memory=_traffic(workload, layout) / chip.hbm_bandwidth,
         network=sum(by_axis.values()),
         by_axis=by_axis,
@@ -111,10 +103,29 @@ def estimate_time(workload: Workload, layout: Layout, machine: Machine, links: M
     )
 
 
-def peak_flops_of(machine: Machine, dtype: str) -> float:
-    """Of a device; TPUs multiply float32 in one pass of bfloat16, unless more precision is asked for."""
-    peaks = machine.chip.peak_flops
-    return peaks["bfloat16"] if machine.chip.platform == "tpu" else peaks.get(dtype, peaks["bfloat16"])
+def _operations(workload: Workload, layout: Layout, machine: Machine) -> float:
+    """What a step's time at the peak is that of: the model's operations, and what is done beside them.
+
+    - a plain attention computes what the mask hides too;
+    - remat computes again, and a stage its layers from their inputs, whatever they keep within;
+    - a teacher is run forward;
+    - attention with heads narrower than an MXU takes longer.
+    """
+    model, chip = workload.model, machine.chip
+    lengths: Any = {"length": workload.length, "encoder_length": workload.encoder_length}
+    skips = not layout.keeps_probabilities
+    pairs = attention_flops(model, **lengths, causal=skips)
+    of_row = 3 * (pairs - attention_flops(model, **lengths))
+    remats = [layout.remat] if layout.stage == 1 else [layout.remat, "full"]
+    of_row += sum(
+        recomputed_flops(model, **lengths, remat=remat, keeps=layout.keeps_probabilities, skips=skips)
+        for remat in remats
+    )
+    if workload.teacher is not None:
+        of_row += forward_flops(workload.teacher, **lengths, logits=workload.has_logits)
+    times = 3 + sum(remat in ("full", "dots") for remat in remats)
+    slower = chip.peak(model.dtype) / chip.peak(model.dtype, inner=model.size_of_head)
+    return workload.flops + workload.rows * (of_row + times * pairs * (slower - 1))
 
 
 def _waiting(workload: Workload, layout: Layout) -> float:
@@ -140,30 +151,49 @@ def _traffic(workload: Workload, layout: Layout) -> float:
     """Bytes between a chip and its HBM in a step; what fusion can avoid is not counted.
 
     - update: parameters, moments and gradients are read, parameters and moments written;
-    - weights: cast once, and read by the forward pass, the backward one and its recomputation in each microbatch, and
-      their gradients written, and with several microbatches read and written again;
+    - weights: cast once where the compute dtype is another, and read by the forward pass, the backward one and its
+      recomputation in each microbatch; their gradients are written, and with several microbatches read and written
+      again;
     - activations: what is kept is written and read, and of each layer's inputs and outputs, 4 D + 2 (N + 2 K) H +
       2 (gates) F numbers a token, as much is written and read in each pass;
-    - a plain attention writes and reads its logits and probabilities, in the backward pass with their gradients;
+    - an attention that is no kernel writes and reads its logits and probabilities, in the backward pass with their
+      gradients;
     - logits are written, and read by the softmax and by the two matmuls of their gradient.
     """
-    m, a, M = workload.model, workload.itemsize, layout.microbatches(workload)
-    sizes, tokens = layout.sizes, layout.tokens(workload)
+    m, a, M, sizes = workload.model, workload.itemsize, layout.microbatches(workload), layout.sizes
     held = workload.shard_bytes("params", sizes) + workload.shard_bytes("moments", sizes, "moment")
     grads = gradients(workload, sizes)
     update = 2 * held + grads
-    layers = (m.num_layers + (m.encoder.num_layers if m.encoder else 0)) / layout.stage
     passes = 2 if layout.remat == "none" else 3
-    weights = 3 * cast_weights(workload, layout) + passes * M * cast_weights(workload, layout) * layout.fsdp
+    matrices = workload.shard_bytes("matrices", sizes) * a
+    weights = (3 * matrices if a < 4 else 0) + passes * M * matrices * layout.fsdp
     weights += grads * (1 if M == 1 else 3 * M)
-    gates = 2 if m.is_gated else 1
-    hidden = m.d_mlp if not m.num_experts else m.size_of_expert * m.experts_per_token
-    wide = (2 * (m.num_heads + 2 * m.num_kv_heads) * m.size_of_head + 2 * gates * hidden) / layout.tensor
-    stream = 4 * m.d_model / (layout.tensor if workload.divides_length else 1)
     activations = 2 * kept_bytes(workload, layout) * M / layout.stage
-    activations += (passes + 1) * layers * M * tokens * (wide + stream) * a
+    activations += (passes + 1) * M * _numbers_of_layers(workload, layout) * a
     pairs = 0.0
-    if not layout.is_fused:
-        pairs = (passes + 1) * layers * M * tokens * workload.length * m.num_heads / layout.tensor * 2 * (4 + a)
-    logits = 4 * tokens * M * m.padded_vocab_size * 4 / layout.tensor / layout.stage
+    if layout.writes_logits:
+        counted = attention_flops(
+            m, workload.length, encoder_length=workload.encoder_length, causal=not layout.keeps_probabilities
+        )
+        latent = m.choice("latent_attention")
+        each = 2 * (m.size_of_head + latent.rope + latent.value if latent.kind else 2 * m.size_of_head)
+        pairs = (passes + 1) * M * layout.share_of_rows * counted / each / layout.tensor / layout.stage * 2 * (4 + a)
+    logits = 0.0
+    if workload.has_logits:
+        logits = 4 * layout.tokens(workload) * M * m.padded_vocab_size * 4 / layout.tensor / layout.stage
     return update + weights + activations + pairs + logits
+
+
+def _numbers_of_layers(workload: Workload, layout: Layout) -> float:
+    """Of a microbatch, the inputs and outputs of all layers of a device."""
+    total = 0.0
+    for m in filter(None, (workload.model, workload.model.encoder)):
+        is_encoder = m is workload.model.encoder
+        tokens = layout.encoder_tokens(workload) if is_encoder else layout.tokens(workload)
+        attentions = 2 if workload.model.encoder is not None and not is_encoder else 1
+        hidden = m.d_mlp if not m.num_experts else m.size_of_expert * m.experts_per_token
+        wide = 2 * attentions * (m.num_heads + 2 * m.num_kv_heads) * m.size_of_head
+        wide += 2 * (2 if m.is_gated else 1) * hidden
+        stream = (2 + 2 * attentions) * m.d_model / (layout.tensor if workload.divides_length else 1)
+        total += m.num_layers * tokens * (wide / layout.tensor + stream)
+    return total / layout.stage

@@ -19,10 +19,11 @@ from parallel import abstract_mesh
 from parallel.sharding import Rules
 
 from .compose import make_model, rules_of
-from .flops import lengths_of, step_work
-from .objective import objective_name
+from .distill import teacher_config
+from .flops import OF_TOKENS, lengths_of, step_work
+from .objective import chunk_of, objective_name
 from .parameters import parameter_name
-from .state import abstract_state, logical_axes
+from .state import abstract_state, all_axes, logical_axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +66,15 @@ class Workload:
         model: its shape.
         params: the parameters that are trained.
         moments: the optimizer's state.
-        fixed: parameters that a step reads and does not change.
+        fixed: parameters of the model that a step reads and does not change.
+        teacher_params: those of the model that a distilled one learns from.
         rules: from logical axes to mesh axes.
         rows: of the global batch.
-        length: tokens of a row; an encoder-decoder is taken to read as many.
-        objective: a key of `train.objective.OBJECTIVES`.
+        length: tokens of a row; of an encoder-decoder those of its decoder.
+        encoder_length: tokens that its encoder reads; 0 without one.
+        objective: a key of `train.objective.OBJECTIVES`; of a distilled one, what the student learns besides.
+        chunk: positions of a row whose logits are made at a time; 0 is all.
+        teacher: the shape of the model that a distilled one learns from.
         tokens: of a step, padding and those of an encoder included.
         flops: of a step, all devices together, as MFU counts them (`train.flops.step_work`).
     """
@@ -78,12 +83,21 @@ class Workload:
     params: tuple[Leaf, ...]
     moments: tuple[Leaf, ...]
     fixed: tuple[Leaf, ...]
+    teacher_params: tuple[Leaf, ...]
     rules: Rules
     rows: int
     length: int
+    encoder_length: int
     objective: str
+    chunk: int
+    teacher: TransformerConfig | None
     tokens: int
     flops: float
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether the objective is over the vocabulary."""
+        return self.objective in OF_TOKENS
 
     @property
     def itemsize(self) -> int:
@@ -122,7 +136,8 @@ class Workload:
         """Bytes of a part of the state that a device holds.
 
         Args:
-            part: "params", "moments", "fixed", or "matrices", the layers' matrices at 1 byte an element.
+            part: "params", "moments", "fixed", "teacher_params", or "matrices", the layers' matrices of all of them
+                at 1 byte an element.
             sizes: of the mesh axes.
             of: "gradient" or "moment", if it is that of the part.
         """
@@ -137,7 +152,7 @@ class Workload:
 
     def _leaves(self, part: str) -> tuple[Leaf, ...]:
         if part == "matrices":
-            return tuple(leaf for leaf in (*self.params, *self.fixed) if leaf.is_matrix_of_layers)
+            return tuple(leaf for leaf in (*self.params, *self.fixed, *self.teacher_params) if leaf.is_matrix_of_layers)
         return getattr(self, part)
 
 
@@ -157,16 +172,22 @@ def workload_of(config: Any) -> Workload:
             "with --config.train.steps=5"
         )
     tokens, flops = step_work(config)
+    length, encoder_length = lengths_of(config)
+    teacher = teacher_config(config)
+    theirs = {} if teacher is None else dict(jax.tree_util.tree_leaves_with_path(all_axes(teacher), is_leaf=_is_spec))
     return Workload(
         model=model,
         params=_leaves(state.params, names),
         moments=_leaves(state.opt_state, names),
-        fixed=_leaves(state.fixed.get("base", {}), dict(jax.tree_util.tree_leaves_with_path(base, is_leaf=_is_spec)))
-        + _leaves(state.fixed.get("teacher", {}), {}),
+        fixed=_leaves(state.fixed.get("base", {}), dict(jax.tree_util.tree_leaves_with_path(base, is_leaf=_is_spec))),
+        teacher_params=_leaves(state.fixed.get("teacher", {}), theirs),
         rules=rules_of(config),
         rows=config.data.batch_size,
-        length=lengths_of(config)[0],
+        length=length,
+        encoder_length=encoder_length,
         objective=objective_name(config),
+        chunk=chunk_of(config),
+        teacher=None if teacher is None else make_model(teacher).config,
         tokens=tokens,
         flops=flops,
     )
