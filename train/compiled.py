@@ -270,6 +270,7 @@ def _joined(links: Sequence[Link]) -> Link:
         within=math.prod(link.within for link in links),
         across=math.prod(link.across for link in links),
         bandwidth=sum(link.bandwidth for link in links) if links[0].is_ring else links[0].bandwidth,
+        all_to_all=min(link.all_to_all for link in links),
     )
 
 

@@ -64,9 +64,14 @@ def compile_candidate(config: Any, candidate: Candidate, machine: Machine) -> Ca
         ValueError: the compiler is not installed, or the config is not for this machine.
     """
     reading = compile_step(with_overrides(config, candidate, machine), machine)
+    return compiled_candidate(candidate, reading, config.mesh.slice_axes)
+
+
+def compiled_candidate(candidate: Candidate, reading: Reading, slice_axes: str) -> Candidate:
+    """The candidate with what a reading of it says."""
     time = candidate.time
     if not reading.memory.by_compiler:  # else it was not compiled to its end
-        time = with_reading(time, reading, config.mesh.slice_axes)
+        time = with_reading(time, reading, slice_axes)
     memory = memory_in_terms(reading.memory)
     return dataclasses.replace(candidate, memory=memory, time=time, fits=reading.memory.fits, reading=reading)
 

@@ -3,18 +3,17 @@
     JAX_PLATFORMS=cpu python -m tests.bench.pod_table [gpt2_124m_v5e_8 ...]
 
 It writes tests/bench/results/pods.json and docs/pods.md after each pod, the smallest first. A pod of which the JSON has
-a row already, for the same config and versions, is not compiled again, so what was broken off can be gone on with. Pods
+a row of the same program and compiler is not compiled again, so what was broken off can be gone on with. Pods
 whose compiler is not installed here are left out: those of GPUs need the extra [cuda], those of TPUs [tpu].
 """
 
-import importlib.metadata
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from parallel import parse_machine
 from tests.bench.pods import PODS, Pod, changes_of, config_of, known_rows
-from tests.bench.results import save
+from tests.bench.results import compilers, key_of_step, save
 from train.compile import compile_step
 from train.compiled import Reading
 from train.words import GIB, axes_in_words
@@ -24,19 +23,7 @@ FIRST = ("gpt2_124m_v5e_8", "bert_large_v5e_8", "gpt2_1b5_v5e_8", "llama3_8b_v5p
 FIRST += ("mixtral_8x7b_v5p_64", "llama3_8b_v5e_64", "llama3_70b_v5p_512", "llama3_8b_v6e_256")
 
 
-def versions_of(pod: Pod) -> dict[str, str]:
-    """Of the packages that make the program, as far as they are installed."""
-    compiler = ("jax-cuda13-plugin", "jax-cuda12-plugin") if pod.topology.startswith("gpu") else ("libtpu",)
-    found = {}
-    for package in ("jax", "jaxlib", *compiler):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def row_of(name: str, pod: Pod, reading: Reading) -> dict[str, Any]:
+def row_of(name: str, pod: Pod, reading: Reading, key: str) -> dict[str, Any]:
     """A pod's figures; bytes and seconds."""
     memory, axes = reading.memory, {axis: size for axis, size in reading.mesh.items() if size > 1}
     row: dict[str, Any] = {
@@ -44,7 +31,8 @@ def row_of(name: str, pod: Pod, reading: Reading) -> dict[str, Any]:
         "topology": pod.topology,
         "num_slices": pod.num_slices,
         "changes": changes_of(name, pod),
-        "versions": versions_of(pod),
+        "key": key,
+        "versions": compilers(reading.machine),
         "mesh": axes,
         "needed": memory.needed,
         "available": memory.available,
@@ -67,27 +55,23 @@ def row_of(name: str, pod: Pod, reading: Reading) -> dict[str, Any]:
     }
 
 
-def is_current(row: dict[str, Any], name: str, pod: Pod) -> bool:
-    """Whether a row is of the config as it is, and of these versions."""
-    asked = {"topology": pod.topology, "num_slices": pod.num_slices, "changes": changes_of(name, pod)}
-    return all(row[key] == value for key, value in (asked | {"versions": versions_of(pod)}).items())
-
-
 def main(names: Sequence[str] = ()) -> None:
     """Compiles what is not there yet, one pod after the other."""
     for name in names or sorted(PODS, key=lambda name: (*FIRST, name).index(name)):
-        pod, rows = PODS[name], known_rows()
-        if name in rows and is_current(rows[name], name, pod):
-            continue
+        pod, config = PODS[name], config_of(name)
+        machine = parse_machine(pod.topology, pod.num_slices)
         try:
-            reading = compile_step(config_of(name), parse_machine(pod.topology, pod.num_slices))
+            key = key_of_step(config, machine)
+            if known_rows().get(name, {}).get("key") == key:
+                continue
+            reading = compile_step(config, machine)
         except ValueError as error:
             if "is not installed" not in str(error):
                 raise
             print(f"{name} is left out. {error}", flush=True)
             continue
-        rows = known_rows() | {name: row_of(name, pod, reading)}  # read again: another process may have added to it
-        save("pods", [rows[name] for name in PODS if name in rows], markdown(rows))
+        rows = known_rows() | {name: row_of(name, pod, reading, key)}  # read again: another process may have added
+        save("pods", [rows[name] for name in PODS if name in rows], markdown(rows), packages=("jax", "jaxlib"))
 
 
 def markdown(rows: dict[str, dict[str, Any]]) -> str:

@@ -192,7 +192,7 @@ def main(names: list[str]) -> None:
         plan, changed = make(name, pod, machine)
         text = source(name, pod, plan, changed, row if row and row["changes"] == changed else None)
         (ROOT / "configs" / f"{name}.py").write_text(text)
-        print(name, describe(plan.best), flush=True)
+        print(name, describe(plan.best), "" if plan.best.fits else "DOES NOT FIT on paper", flush=True)
 
 
 if __name__ == "__main__":

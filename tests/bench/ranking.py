@@ -2,23 +2,29 @@
 
     JAX_PLATFORMS=cpu python -m tests.bench.ranking [CASE ...]
 
-It writes tests/bench/results/ranking.json and docs/ranking.md, after each candidate, and a candidate that the JSON has
-already, with these versions, is not compiled again. Nothing runs. A candidate takes some ten seconds to compile.
+It writes tests/bench/results/ranking.json and docs/ranking.md, after each candidate, and a candidate whose
+program the JSON has already is not compiled again. Nothing runs. A candidate takes some ten seconds to compile.
 """
 
-import importlib.metadata
 import json
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from configs import base
-from parallel import parse_machine
-from tests.bench.results import ROOT, save
+from parallel import Machine, parse_machine
+from parallel.collectives import Collective
+from parallel.cycles import Work
+from parallel.hlo import ArrayShape
+from tests.bench.results import ROOT, key_of_step, save
 from train.candidates import Candidate
-from train.plan_compiled import compile_candidate
+from train.compile import compile_step
+from train.compiled import Reading
+from train.device_memory import CompiledMemory
+from train.layout import Layout
+from train.plan_compiled import compiled_candidate
 from train.plan_text import describe
-from train.planning import make_plan
+from train.planning import make_plan, with_overrides
 from train.words import GIB
 
 
@@ -48,7 +54,7 @@ CASES = {
         "memory makes the choice: 0.7 billion parameters and 64 rows",
     ),
     "long": Case(
-        "v5p:2x2x1", 1, {"data.seq_len": 16_384, "data.batch_size": 2}, "two rows of 16,384 tokens for four chips"
+        "v5p:2x2x1", 1, {"data.seq_len": 8192, "data.batch_size": 2}, "two rows of 8,192 tokens for four chips"
     ),
     "experts": Case(
         "v6e:2x2",
@@ -70,7 +76,7 @@ def small(changes: dict[str, Any]) -> Any:
     config.name = "small"
     config.model.update(num_layers=3, d_model=1024, num_heads=8, num_kv_heads=4, d_mlp=4096, head_dim=128)
     config.model.update(activation="swiglu", dtype="bfloat16", tie_embeddings=False)
-    config.data.update(vocab_size=32_000, seq_len=2048, batch_size=64)
+    config.data.update(vocab_size=32_000, seq_len=1024, batch_size=64)
     config.update_from_flattened_dict(changes)
     return config
 
@@ -88,18 +94,43 @@ def figures(one: Candidate) -> dict[str, Any]:
     }
 
 
+def raw(reading: Reading) -> dict[str, Any]:
+    """What is kept of a reading: all that a plan takes from it."""
+    memory = reading.memory
+    return {
+        "memory": [memory.available, memory.needed, memory.arguments, memory.by_compiler],
+        "cycles": reading.work.total_cycles,
+        "attention_s": reading.attention_s,
+        "collectives": [[one.kind, list(one.axes), one.bytes * one.runs] for one in reading.collectives],
+    }
+
+
+def reading_of(kept: dict[str, Any], machine: Machine, layout: Layout) -> Reading:
+    """The reading of which that was kept."""
+    available, needed, arguments, by_compiler = kept["memory"]
+    memory = CompiledMemory(available, needed, arguments, by_compiler=by_compiler)
+    moved = tuple(
+        Collective(kind, (ArrayShape("u8", (size,)),), (), tuple(axes), (), "")
+        for kind, axes, size in kept["collectives"]
+    )
+    work = Work({"all": kept["cycles"]})
+    return Reading(machine, layout.sizes, memory, 0, 0, moved, work, attention_s=kept["attention_s"])
+
+
 def rank(name: str, case: Case, kept: dict[str, Any], keep: Any) -> dict[str, Any]:
     """Compiles all candidates of a case that are not kept; `keep` is called with what is known after each."""
     config, machine = small(case.changes), parse_machine(case.topology, case.num_slices)
     plan = make_plan(config, machine)
-    there = {one["what"]: one["compiled"] for one in kept.get("candidates", [])}
+    there = {one["key"]: one["raw"] for one in kept.get("candidates", [])}
     row: dict[str, Any] = {"name": name, **case._asdict(), "num_candidates": len(plan.candidates), "candidates": []}
     for one in plan.candidates:
-        what = describe(one)
-        compiled = there[what] if what in there else figures(compile_candidate(config, one, machine))
-        row["candidates"].append({"what": what, "estimate": figures(one), "compiled": compiled})
-        if what not in there:
-            keep(row)
+        said = with_overrides(config, one, machine)
+        key = key_of_step(said, machine)
+        found = there[key] if key in there else raw(compile_step(said, machine))
+        compiled = compiled_candidate(one, reading_of(found, machine, one.layout), config.mesh.slice_axes)
+        figured = {"estimate": figures(one), "compiled": figures(compiled)}
+        row["candidates"].append({"what": describe(one), "key": key, **figured, "raw": found})
+        keep(row)
     return row
 
 
@@ -116,9 +147,8 @@ def verdict(row: dict[str, Any]) -> tuple[int, float]:
 
 def main(names: Sequence[str] = ()) -> None:
     """Ranks the cases, or those that are named."""
-    versions = {package: importlib.metadata.version(package) for package in PACKAGES}
-    kept = json.loads(PATH.read_text()) if PATH.exists() else {"rows": [], "versions": versions}
-    rows = {row["name"]: row for row in kept["rows"]} if kept["versions"] == versions else {}
+    kept = json.loads(PATH.read_text())["rows"] if PATH.exists() else []
+    rows = {row["name"]: row for row in kept}
 
     def keep(row: dict[str, Any]) -> None:
         rows[row["name"]] = row
