@@ -153,7 +153,7 @@ def main(names: Sequence[str] = ()) -> None:
     def keep(row: dict[str, Any]) -> None:
         rows[row["name"]] = row
         print(row["name"], len(row["candidates"]), row["candidates"][-1]["what"], flush=True)
-        save("ranking", list(rows.values()), markdown(list(rows.values())), packages=PACKAGES)
+        save("ranking", list(rows.values()), markdown(list(rows.values())), packages=PACKAGES, done="Compiled")
 
     for name in names or CASES:
         keep(rank(name, CASES[name], rows.get(name, {}), keep))

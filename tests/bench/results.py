@@ -41,7 +41,14 @@ def compilers(machine: Machine) -> dict[str, str]:
     return found
 
 
-def save(name: str, rows: Any, page: str, *, packages: Sequence[str] = ("jax", "jaxlib", "flax", "optax")) -> None:
+def save(
+    name: str,
+    rows: Any,
+    page: str,
+    *,
+    packages: Sequence[str] = ("jax", "jaxlib", "flax", "optax"),
+    done: str = "Measured",
+) -> None:
     """Writes tests/bench/results/NAME.json and docs/NAME.md, and prints the page.
 
     Args:
@@ -49,6 +56,7 @@ def save(name: str, rows: Any, page: str, *, packages: Sequence[str] = ("jax", "
         rows: its raw figures.
         page: the text of the page, without date and versions.
         packages: whose versions count.
+        done: what was done that day; programs that do not run are "Compiled".
     """
     versions = {package: importlib.metadata.version(package) for package in packages}
     date = datetime.date.today().isoformat()
@@ -56,6 +64,6 @@ def save(name: str, rows: Any, page: str, *, packages: Sequence[str] = ("jax", "
     (ROOT / "tests" / "bench" / "results").mkdir(exist_ok=True)
     (ROOT / "tests" / "bench" / "results" / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     said = ", ".join(f"{package} {version}" for package, version in versions.items())
-    page = f"{page}\nMeasured on {date} with {said}.\n"
+    page = f"{page}\n{done} on {date} with {said}.\n"
     (ROOT / "docs" / f"{name}.md").write_text(page)
     print(page)
