@@ -1,10 +1,10 @@
-"""Llama 3 70B on 512 H100 GPUs.
+"""Llama 3 70B on 512 H100.
 
     python -m train.plan --config configs/llama3_70b_h100_512.py --topology gpu:h100:8x64
 
-Plan, an estimate from shapes and the hardware's peaks, neither compiled nor measured: data=8 fsdp=64, rows=2,
-remat=full, attention=cudnn. 46.1 of 59.3 GiB a chip; a step takes at least 9.27 s (11.1 s if the network is not
-hidden), MFU at most 80.3% (67.1%), 905,382 tokens/s; compute binds.
+Plan, an estimate from shapes and the hardware's peaks, not measured: data=8 fsdp=64, rows=2, remat=full,
+attention=cudnn. 51.2 of 59.3 GiB a chip; a step takes at least 9.27 s (11.1 s if the network is not hidden), MFU at
+most 80.3% (67.1%), 905,382 tokens/s; compute binds. Not compiled yet.
 """
 
 from ml_collections import ConfigDict

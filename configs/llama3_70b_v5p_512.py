@@ -2,9 +2,9 @@
 
     python -m train.plan --config configs/llama3_70b_v5p_512.py --topology v5p:8x8x8
 
-Plan, an estimate from shapes and the hardware's peaks, neither compiled nor measured: fsdp=256 context=2, rows=1,
-remat=dots, attention=ring. 63.7 of 95.7 GiB a chip; a step takes at least 16.4 s (21.7 s if the network is not
-hidden), MFU at most 97.7% (74.1%), 510,926 tokens/s; compute binds.
+Plan, an estimate from shapes and the hardware's peaks, not measured: fsdp=256 context=2, rows=1, remat=dots,
+attention=ring. 63.7 of 95.7 GiB a chip; a step takes at least 16.4 s (21.7 s if the network is not hidden), MFU at
+most 97.7% (74.1%), 510,926 tokens/s; compute binds. Not compiled yet.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     """The config of the run."""
     config = llama3_70b.get_config()
     config.name = "llama3_70b_v5p_512"
-    config.mesh.update(data=1, fsdp=256, context=2)
-    config.train.microbatch_rows = 1
+    config.mesh.update(context=2, data=1, fsdp=256)
     config.model.remat = "dots"
+    config.train.microbatch_rows = 1
     return config

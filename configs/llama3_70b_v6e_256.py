@@ -2,9 +2,9 @@
 
     python -m train.plan --config configs/llama3_70b_v6e_256.py --topology v6e:16x16
 
-Plan, an estimate from shapes and the hardware's peaks, neither compiled nor measured: fsdp=256, rows=1, remat=full,
-attention=splash. 22.5 of 31.2 GiB a chip; a step takes at least 20 s (26.2 s if the network is not hidden), MFU at
-most 80.3% (61.3%), 420,193 tokens/s; compute binds.
+Plan, an estimate from shapes and the hardware's peaks, not measured: fsdp=256, rows=1, remat=full, attention=splash.
+22.5 of 31.2 GiB a chip; a step takes at least 21.5 s (27.7 s if the network is not hidden), MFU at most 74.6%
+(57.9%), 390,222 tokens/s; compute binds. Not compiled yet.
 """
 
 from ml_collections import ConfigDict

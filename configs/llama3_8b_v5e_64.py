@@ -2,9 +2,9 @@
 
     python -m train.plan --config configs/llama3_8b_v5e_64.py --topology v5e:8x8
 
-Plan, an estimate from shapes and the hardware's peaks, neither compiled nor measured: data=2 fsdp=32, rows=1,
-remat=full, attention=splash. 14.0 of 15.8 GiB a chip; a step takes at least 21.2 s (26.6 s if the network is not
-hidden), MFU at most 80.7% (64.3%), 197,557 tokens/s; compute binds.
+Plan, an estimate from shapes and the hardware's peaks, not measured: data=2 fsdp=32, rows=1, remat=full,
+attention=splash. 14.0 of 15.8 GiB a chip; a step takes at least 21.2 s (26.6 s if the network is not hidden), MFU at
+most 80.7% (64.3%), 197,557 tokens/s; compute binds. Not compiled yet.
 """
 
 from ml_collections import ConfigDict

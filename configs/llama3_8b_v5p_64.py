@@ -2,9 +2,9 @@
 
     python -m train.plan --config configs/llama3_8b_v5p_64.py --topology v5p:4x4x4
 
-Plan, an estimate from shapes and the hardware's peaks, neither compiled nor measured: fsdp=64, rows=1, remat=none,
-attention=splash. 85.2 of 95.7 GiB a chip; a step takes at least 7.35 s (8.26 s if the network is not hidden), MFU at
-most 100.0% (89.0%), 570,727 tokens/s; compute binds.
+Plan, an estimate from shapes and the hardware's peaks, not measured: fsdp=64, rows=1, remat=none, attention=splash.
+85.2 of 95.7 GiB a chip; a step takes at least 7.35 s (8.26 s if the network is not hidden), MFU at most 100.0%
+(89.0%), 570,727 tokens/s; compute binds. Not compiled yet.
 """
 
 from ml_collections import ConfigDict
@@ -17,6 +17,6 @@ def get_config() -> ConfigDict:
     config = llama3_8b.get_config()
     config.name = "llama3_8b_v5p_64"
     config.mesh.update(data=1, fsdp=64)
-    config.train.microbatch_rows = 1
     config.model.remat = "none"
+    config.train.microbatch_rows = 1
     return config

@@ -2,9 +2,9 @@
 
     python -m train.plan --config configs/mixtral_8x7b_v5p_64.py --topology v5p:4x4x4
 
-Plan, an estimate from shapes and the hardware's peaks, neither compiled nor measured: fsdp=64, rows=8,
-remat=attention, attention=splash. 83.2 of 95.7 GiB a chip; a step takes at least 14.4 s (15.1 s if the network is not
-hidden), MFU at most 82.4% (78.7%), 291,852 tokens/s; compute binds.
+Plan, an estimate from shapes and the hardware's peaks, not measured: fsdp=64, rows=8, remat=attention,
+attention=splash. 83.2 of 95.7 GiB a chip; a step takes at least 14.4 s (15.1 s if the network is not hidden), MFU at
+most 82.4% (78.7%), 291,852 tokens/s; compute binds. Not compiled yet.
 """
 
 from ml_collections import ConfigDict
@@ -17,6 +17,6 @@ def get_config() -> ConfigDict:
     config = mixtral_8x7b.get_config()
     config.name = "mixtral_8x7b_v5p_64"
     config.mesh.update(data=1, fsdp=64)
-    config.train.microbatch_rows = 8
     config.model.remat = "attention"
+    config.train.microbatch_rows = 8
     return config

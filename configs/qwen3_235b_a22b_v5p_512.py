@@ -2,9 +2,9 @@
 
     python -m train.plan --config configs/qwen3_235b_a22b_v5p_512.py --topology v5p:8x8x8
 
-Plan, an estimate from shapes and the hardware's peaks, neither compiled nor measured: fsdp=256 expert=2, rows=4,
-remat=dots, attention=splash. 69.5 of 95.7 GiB a chip; a step takes at least 6.2 s (9.19 s if the network is not
-hidden), MFU at most 85.5% (57.6%), 1,353,970 tokens/s; compute binds.
+Plan, an estimate from shapes and the hardware's peaks, not measured: fsdp=256 expert=2, rows=4, remat=dots,
+attention=splash. 69.5 of 95.7 GiB a chip; a step takes at least 6.2 s (9.19 s if the network is not hidden), MFU at
+most 85.5% (57.6%), 1,353,970 tokens/s; compute binds. Not compiled yet.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     """The config of the run."""
     config = qwen3_235b_a22b.get_config()
     config.name = "qwen3_235b_a22b_v5p_512"
-    config.mesh.update(data=1, fsdp=256, expert=2)
-    config.train.microbatch_rows = 4
+    config.mesh.update(data=1, expert=2, fsdp=256)
     config.model.remat = "dots"
+    config.train.microbatch_rows = 4
     return config

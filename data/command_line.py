@@ -162,8 +162,9 @@ def read_command_line(
 
 
 def _joined(argv: list[str], names: set[str]) -> list[str]:
-    """Writes `--name value` as `--name=value`."""
+    """Writes `--name value` as `--name=value`, and `--num-slices` as `--num_slices`."""
     joined, i = [], 0
+    argv = [_underscored(arg, names) for arg in argv]
     while i < len(argv):
         name = argv[i].removeprefix("--")
         takes_value = argv[i].startswith("--") and "=" not in name and (name in names or name.startswith("config."))
@@ -174,6 +175,13 @@ def _joined(argv: list[str], names: set[str]) -> list[str]:
             joined.append(argv[i])
             i += 1
     return joined
+
+
+def _underscored(arg: str, names: set[str]) -> str:
+    """A flag that is written with dashes, if that is the only difference to one of the names."""
+    name, equals, value = arg.removeprefix("--").partition("=")
+    underscored = name.replace("-", "_")
+    return f"--{underscored}{equals}{value}" if arg.startswith("--") and underscored in names else arg
 
 
 def _define(name: str, default: Any, text: str, values: flags.FlagValues) -> None:

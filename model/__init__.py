@@ -2,6 +2,7 @@
 
 from .attention import MASKED as MASKED
 from .attention import attention as attention
+from .backends import ATTENTIONS as ATTENTIONS
 from .backends import Asked as Asked
 from .backends import attention_fn_of as attention_fn_of
 from .backends import choose_attention as choose_attention

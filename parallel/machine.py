@@ -65,8 +65,9 @@ def parse_machine(text: str, num_slices: int = 1) -> Machine:
     """The machine of a name.
 
     Args:
-        text: "v5p:4x4x4" and so on for TPUs, as Google Cloud names topologies; "gpu:h100:8x16" for 16 hosts of 8 GPUs,
-            or "gpu:h200:1"; "cpu" or, with that many simulated devices, "cpu:8".
+        text: "v5p:4x4x4" and so on for TPUs, as Google Cloud names topologies, or "v5e-8" as it names machines, where
+            that is a single shape; "gpu:h100:8x16" for 16 hosts of 8 GPUs, or "gpu:h200:1"; "cpu" or, with that many
+            simulated devices, "cpu:8".
         num_slices: of TPUs, slices of that shape. Of simulated CPUs, groups that make believe to be slices.
 
     Raises:
@@ -75,6 +76,8 @@ def parse_machine(text: str, num_slices: int = 1) -> Machine:
     Example:
         parse_machine("v5p:4x4x4", num_slices=2).num_devices == 128
     """
+    if found := re.fullmatch(r"(v\w+|tpu\w+)-(\d+)", text.strip().lower()):
+        return _of_cloud(found[1], int(found[2]), num_slices, text)
     name, _, shape = text.strip().lower().partition(":")
     if name == "gpu":
         name, _, shape = shape.partition(":")
@@ -85,6 +88,34 @@ def parse_machine(text: str, num_slices: int = 1) -> Machine:
     if num_slices < 1:
         raise ValueError(f"--num-slices={num_slices} must be at least 1")
     return _PLATFORMS[chip.platform](chip, sizes, num_slices, text)
+
+
+# Cloud's names of TPUs that are not the chip's; and those whose numbers count cores, of which a chip has two, as the
+# tables of docs.cloud.google.com/tpu/docs/v4 and v5p show.
+_OF_CLOUD = {"v5litepod": "v5e"}
+_COUNTED_BY_CORES = ("v4", "v5p")
+
+
+def _of_cloud(name: str, number: int, num_slices: int, text: str) -> Machine:
+    """The machine of a name such as "v5e-8".
+
+    Raises:
+        ValueError: there is none, or there are several shapes; they are named.
+    """
+    chip = CHIPS.get(_OF_CLOUD.get(name, name))
+    if chip is None or chip.platform != "tpu":
+        raise ValueError(f"--topology={text}: unknown chip; {_nearest(name)}")
+    number_of_chips = number // 2 if chip.name in _COUNTED_BY_CORES else number
+    shapes = [shape for shape in tpu_shapes(chip) if math.prod(shape) == number_of_chips]
+    if len(shapes) == 1 and not (chip.name in _COUNTED_BY_CORES and number % 2):
+        return parse_machine(f"{chip.name}:{'x'.join(map(str, shapes[0]))}", num_slices)
+    counts = (
+        f"{number_of_chips} chips, as {name}-N counts cores" if chip.name in _COUNTED_BY_CORES else f"{number} chips"
+    )
+    if not shapes:
+        return _tpu(chip, (number_of_chips,), num_slices, text)  # names the nearest
+    named = ", ".join(f"{chip.name}:{'x'.join(map(str, shape))}" for shape in shapes)
+    raise ValueError(f"--topology={text}: {counts}; write its shape, one of {named}")
 
 
 def _nearest(text: str) -> str:

@@ -159,6 +159,18 @@ def test_flags_of_the_command_have_the_types_of_their_defaults():
         parse(f"--config={BASE}", "--workdir=x", "--steps=1.5", options=OPTIONS)
 
 
+@pytest.mark.parametrize(
+    "given", [["--num-slices=3"], ["--num-slices", "3"], ["--num_slices=3"], ["--num_slices", "3"]]
+)
+def test_a_flag_may_be_written_with_dashes(given: list[str]):
+    options = {"num_slices": (1, "a number")}
+    assert parse(f"--config={BASE}", *given, options=options).flags == {"num_slices": 3}
+
+
+def test_dashes_in_values_stay():
+    assert parse(f"--config={BASE}", "--out=my-plans", options={"out": ("", "a path")}).flags["out"] == "my-plans"
+
+
 def test_a_required_flag_that_is_missing_is_explained():
     with pytest.raises(ValueError, match=r"python -m train needs --workdir=\.\.\.: where the run lies"):
         parse(f"--config={BASE}", options=OPTIONS)

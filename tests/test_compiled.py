@@ -19,7 +19,7 @@ from parallel.hlo import ArrayShape
 from train.ahead import abstract_batch
 from train.compile import compile_step, main, report, to_json
 from train.compiled import Reading, attention_peak, kernel_flops, seconds_of, warnings_in
-from train.device_memory import Memory, memory_of_error
+from train.device_memory import CompiledMemory, memory_of_error
 from train.flops import lengths_of, step_work
 
 V5P = parse_machine("v5p:4x4x4")
@@ -70,8 +70,8 @@ def test_another_error_is_none():
 
 
 def test_memory_fits_up_to_the_last_byte():
-    assert Memory(available=10, needed=10).fits
-    assert not Memory(available=10, needed=11).fits
+    assert CompiledMemory(available=10, needed=10).fits
+    assert not CompiledMemory(available=10, needed=11).fits
 
 
 GIGABYTE = ArrayShape("bf16", (500, 1000, 1000))
@@ -117,7 +117,7 @@ def test_what_goes_between_slices_takes_the_slower_network():
 def test_bounds_are_the_sum_and_the_longer():
     """2 x 459 TFLOP a device in 2 s of ideal time; 3 s of cycles and 1 s of kernels beside 1.5 + 0.5 s of network."""
     cycles = int(3 * (V5P.chip.clock_hz or 0))
-    reading = Reading(V5P, {"fsdp": 64}, Memory(10, 5), 1000, 64 * 2 * 459e12)
+    reading = Reading(V5P, {"fsdp": 64}, CompiledMemory(10, 5), 1000, 64 * 2 * 459e12)
     reading = dataclasses.replace(reading, work=Work({"fusion": cycles}), attention_s=1.0, ici_s=1.5, dcn_s=0.5)
     assert reading.serial_s == pytest.approx(6)
     assert reading.overlapped_s == pytest.approx(4)
@@ -244,7 +244,7 @@ def test_the_command_compiles_for_simulated_cpus(tmp_path: Path, capsys: pytest.
 
 
 def test_a_step_that_does_not_fit_has_no_time():
-    memory = Memory(available=2**30, needed=3 * 2**30, arguments=2**30, temporaries=2**31, by_compiler=True)
+    memory = CompiledMemory(available=2**30, needed=3 * 2**30, arguments=2**30, temporaries=2**31, by_compiler=True)
     reading = Reading(V5P, {"fsdp": 64, "data": 1}, memory, 1000, 1e15)
     said = "\n".join(report(small(), reading))
     assert "DOES NOT FIT: needs 3.00 GiB of 1.00 GiB" in said

@@ -47,11 +47,25 @@ def test_machines(text: str, num_slices: int, devices: int, per_slice: int, host
         ("cpu:x", 1, "write cpu, or cpu:8"),
         ("cpu:8", 3, "--num-slices=3 does not divide the 8 devices"),
         ("v5e:2x2", 0, "--num-slices=0 must be at least 1"),
+        ("v4-512", 1, "256 chips, as v4-N counts cores; write its shape, one of v4:4x4x16, v4:4x8x8$"),
+        ("v5p-7", 1, "there is no such slice of v5p"),
+        ("v5e-7", 1, "nearest are v5e:2x4"),
+        ("v9x-8", 1, "unknown chip"),
     ],
 )
 def test_what_is_wrong_with_a_name_and_what_is_near_to_it(text: str, num_slices: int, said: str):
     with pytest.raises(ValueError, match=said):
         parse_machine(text, num_slices)
+
+
+@pytest.mark.parametrize(
+    ("cloud", "name"),
+    # The numbers of v4 and v5p count cores, of which a chip has two.
+    [("v5e-8", "v5e:2x4"), ("v5litepod-16", "v5e:4x4"), ("v5p-128", "v5p:4x4x4"), ("v4-8", "v4:2x2x1")],
+)
+def test_machines_by_clouds_names(cloud: str, name: str):
+    assert parse_machine(cloud) == parse_machine(name)
+    assert parse_machine(cloud, 2).num_slices == 2
 
 
 def test_which_dims_of_a_torus_wrap():

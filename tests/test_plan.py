@@ -14,11 +14,12 @@ from configs import base, llama3_8b
 from data.command_line import flatten
 from parallel import AXES, Machine, parse_machine
 from tests.helpers import command
-from train.candidates import HEADROOM, Search, factorizations
+from train.candidates import HEADROOM, Candidate, Search, attentions_of, factorizations, objectives_of
 from train.layout import Layout
 from train.memory import estimate_memory
-from train.plan_text import budget_line, changes, parse_quantity, why_first, why_nothing_fits
-from train.planning import make_plan, overrides, parse_mesh, with_plan
+from train.plan_changes import changes, larger_machines, next_machines, why_nothing_fits
+from train.plan_text import budget_line, describe, parse_quantity, why_first
+from train.planning import machine_at_hand, make_plan, overrides, parse_mesh, with_overrides, with_plan
 from train.step_time import estimate_time
 from train.workload import workload_of
 
@@ -137,6 +138,85 @@ def test_the_override_reproduces_the_plan():
     assert again.memory == best.memory
 
 
+def candidate(layout: Layout, objective: str = "auto", **config: Any) -> Candidate:
+    """What a layout takes on four v5p."""
+    search = Search(medium(**config), workload_of(medium(**config)), parse_machine("v5p:2x2x1"))
+    return search.score(layout, search.own()._replace(objective=objective))
+
+
+def test_what_a_config_leaves_open_is_tried():
+    """Splash runs on TPUs and cuDNN on GPUs; a kind that is named is kept, and so is an objective."""
+    config, tpu, gpu = medium(), parse_machine("v5p:2x2x1"), parse_machine("gpu:h100:4")
+    assert attentions_of(config, tpu) == ["splash", "plain", "blocked"]
+    assert attentions_of(config, gpu) == ["cudnn", "plain", "blocked"]
+    assert attentions_of(medium(**{"model.attention": "blocked,block=128"}), tpu) == ["blocked"]
+    assert objectives_of(config) == ["auto", "auto,chunk=512"]
+    assert objectives_of(medium(**{"train.objective": "auto,chunk=128"})) == ["auto,chunk=128", "auto"]
+    assert objectives_of(medium(**{"train.objective": "tokens"})) == ["tokens"]
+    assert objectives_of(medium(**{"data.seq_len": 512})) == ["auto"]  # one chunk would be all
+
+
+def test_both_attentions_over_a_divided_length_are_tried():
+    """With 8 heads the all-to-all divides the length over 8 chips at most; the ring has no such limit."""
+    config = medium(**{"data.batch_size": 1, "data.seq_len": 32_768})
+    search = Search(config, workload_of(config), parse_machine("v5e:4x4"))
+
+    def across(**sizes: int) -> set[str]:
+        return {variant.context_attention for variant in search.variants({**ONE, **sizes})}
+
+    assert across(context=8, data=2) == set()  # a single row is not divisible
+    assert across(context=16) == {"ring"}
+    assert across(context=8, tensor=2) == {"ring"}
+    assert across(context=4, tensor=2) == {"ring", "all_to_all"}
+    config.model.attention = "splash"
+    named = Search(config, workload_of(config), parse_machine("v5e:4x4"))
+    assert {v.context_attention for v in named.variants({**ONE, "context": 4})} == {"all_to_all"}
+
+
+def test_the_override_says_attention_and_loss():
+    layout = Layout(**{**ONE, "context": 4}, microbatch_rows=4, remat="none", attention="splash")
+    machine, config = parse_machine("v5p:2x2x1"), medium(**{"mesh.data": 1, "train.microbatch_rows": 4})
+    ring = candidate(layout, "auto,chunk=512")
+    assert overrides(config, ring, machine) == {"mesh.context": 4, "train.objective": "auto,chunk=512"}
+    assert describe(ring) == "context=4, rows=4, remat=none, attention=ring, loss in chunks of 512"
+    exchanged = Layout(**{**vars(layout), "context_attention": "all_to_all", "attention": "blocked"})
+    expected = {"mesh.context": 4, "mesh.context_attention": "all_to_all", "model.attention": "blocked"}
+    assert overrides(config, candidate(exchanged), machine) == expected
+    assert "attention=blocked after all-to-all" in describe(candidate(exchanged))
+    again = with_overrides(config, candidate(exchanged), machine)
+    assert (again.mesh.context_attention, again.model.attention) == ("all_to_all", "blocked")
+
+
+def test_a_plan_for_a_config_that_plans_at_its_start_replaces_that():
+    config, machine = medium(**{"mesh.auto": True}), parse_machine("v5p:2x2x1")
+    assert overrides(config, make_plan(config, machine).best, machine)["mesh.auto"] is False
+
+
+class Device:
+    """What JAX shows of a device."""
+
+    def __init__(self, platform: str, kind: str, **shown: Any):
+        self.platform, self.device_kind = platform, kind
+        vars(self).update(shown)
+
+
+def test_the_machine_at_hand_is_that_of_its_devices(monkeypatch: pytest.MonkeyPatch):
+    h100 = "NVIDIA H100 80GB HBM3"
+    # One process for each GPU says nothing of hosts.
+    gpus = [Device("gpu", h100, process_index=i) for i in range(16)]
+    assert machine_at_hand(1, gpus) == parse_machine("gpu:h100:8x2")
+    joined = [Device("gpu", h100, process_index=i, slice_index=i // 4) for i in range(8)]
+    assert (machine_at_hand(1, joined).shape, machine_at_hand(1, joined).num_slices) == ((4,), 2)
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9")
+    assert machine_at_hand(1, gpus[:8]) == parse_machine("gpu:h100:8")
+    assert machine_at_hand(1, gpus[:8]).chip.usable_bytes == pytest.approx(0.9 * 84_942_979_072)
+    # A part of a larger slice.
+    tpus = [Device("tpu", "TPU v5 lite", coords=(x, y, 0), slice_index=3) for x in (4, 5) for y in range(4, 8)]
+    assert machine_at_hand(1, tpus) == parse_machine("v5e:2x4")
+    with pytest.raises(ValueError, match="'TPU v99' is no known chip"):
+        machine_at_hand(1, [Device("tpu", "TPU v99", coords=(0, 0, 0))])
+
+
 BAD = {
     "--mesh=tensor=16": "config.model.num_heads makes 8 heads, which are not divisible by the 16 parts of",
     "--mesh=tensor=3": "--mesh=tensor=3 has 3 devices, but the machine has 16",
@@ -164,17 +244,19 @@ def test_compiling_without_the_compiler_says_what_to_install(tmp_path: Path, mon
     path = tmp_path / "config.json"
     path.write_text(json.dumps(medium().to_dict()))
     with pytest.raises(ValueError, match=r"pip install 'palmette\[tpu\]'"):
-        command("plan")([f"--config={path}", "--topology=v5e:2x4", "--compile=1"])
+        command("plan")([f"--config={path}", "--topology=v5e:2x4"])
 
 
 def test_a_model_that_is_too_large_gets_the_largest_terms_and_what_would_help():
     config, machine = llama3_8b.get_config(), parse_machine("v5e:2x4")
     plan = make_plan(config, machine)
     assert not plan.best.fits
-    said = why_nothing_fits(config, plan)
-    assert said.startswith("nothing fits v5e:2x4: the smallest, ")
-    assert "optimizer moments" in said.splitlines()[0]
-    *_, last = said.splitlines()
+    first, *steps, last = why_nothing_fits(config, plan).splitlines()
+    assert first.startswith("nothing fits v5e:2x4: the smallest, ")
+    assert "optimizer moments" in first
+    assert steps[-1].startswith("config.optimizer.name=adafactor: ")
+    assert steps[-1].endswith("which fits.")
+    assert last.startswith("Or all as it is with --topology v5e:4x4: ")
     assert last.endswith("which fits.")
     sizes = [needed for _, needed, _ in changes(config, machine)]
     assert sizes[-1] < plan.best.memory.total
@@ -187,6 +269,51 @@ def test_what_would_help_changes_the_batch_of_a_ramp_too():
     found = [*changes(config, parse_machine("v5e:4x4"))]
     assert any(said == "config.data.batch_size=32" for said, *_ in found)
     assert config.data.batch_ramp == "doubling,start=3,steps=9"
+
+
+def test_changes_are_ordered_by_what_they_cost():
+    """Each on top of the one before, what leaves the result as it is first, and what is trained last."""
+    config = medium(
+        **{"data.batch_size": 6, "model.dtype": "float32", "model.attention": "plain", "mesh.rules": "zero1"}
+    )
+    config.model.update(num_layers=64, d_model=4096, d_mlp=16384, num_heads=32)
+    said = [change.removeprefix("config.") for change, *_ in changes(config, parse_machine("v5e:2x2"))]
+    assert said == [
+        "model.attention=auto",
+        "mesh.rules=zero3",
+        "model.dtype=bfloat16",
+        "data.batch_size=8",
+        "optimizer.name=adafactor",
+        "data.seq_len=512",
+        "data.seq_len=256",
+        "train.parameters=lora",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("topology", "slices", "larger"),
+    [
+        ("v5e:8x16", 1, ["v5e:16x16", "v5e:16x16 2", "v5e:16x16 4", "v5e:16x16 8"]),
+        ("v5e:16x16", 2, ["v5e:16x16 4", "v5e:16x16 8", "v5e:16x16 16"]),
+        ("v4:8x8x16", 1, ["v4:8x16x16", "v4:16x16x16", "v4:16x16x16 2", "v4:16x16x16 4", "v4:16x16x16 8"]),
+        ("gpu:h100:2", 1, ["gpu:h100:8", *(f"gpu:h100:8x{n} {n}" for n in (2, 4, 8, 16, 32))]),
+        ("gpu:h100:8x4", 1, [f"gpu:h100:8x{n} {n}" for n in (8, 16, 32, 64, 128)]),
+        ("cpu:8", 1, []),
+    ],
+)
+def test_the_next_machines_are_ones_that_are_made(topology: str, slices: int, larger: list[str]):
+    found = next_machines(parse_machine(topology, slices))
+    names = [f"{one.name} {one.num_slices}" if one.num_slices > 1 else one.name for one in found]
+    assert names == larger
+    for one in found:
+        assert parse_machine(one.name, one.num_slices if one.chip.platform == "tpu" else 1) == one
+
+
+def test_a_larger_machine_is_named_by_its_flags():
+    """A host of GPUs is filled before there are more hosts."""
+    (*_, (said, _, fits)) = larger_machines(llama3_8b.get_config(), parse_machine("gpu:a100-40gb:1"))
+    assert fits
+    assert said.startswith("--topology gpu:a100-40gb:8")
 
 
 def test_the_first_is_explained_in_a_sentence():
@@ -207,14 +334,21 @@ def test_a_budget_in_days_and_chip_hours():
     best = make_plan(medium(), machine).best
     days = 1e12 / best.time.tokens_per_second / 86400
     assert budget_line(best, machine, 1e12).startswith(
-        f"1T tokens take at least {days:.3g} days, {days * 24 * 8:,.0f} chip-hours ("
+        f"1T tokens take at least an estimated {days:.3g} days, {days * 24 * 8:,.0f} chip-hours ("
     )
 
 
 def test_the_command_writes_what_reproduces_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path, out = tmp_path / "config.json", tmp_path / "out"
     path.write_text(json.dumps(medium().to_dict()))
-    arguments = [f"--config={path}", "--topology=v5e:2x4", "--top=3", "--budget=tokens=1T", f"--out={out}"]
+    arguments = [
+        f"--config={path}",
+        "--topology=v5e:2x4",
+        "--top=3",
+        "--budget=tokens=1T",
+        f"--out={out}",
+        "--compile=0",
+    ]
     assert command("plan")(arguments) == 0
     printed = capsys.readouterr().out
     assert "not measurements" in printed
@@ -238,7 +372,13 @@ def test_a_run_may_be_planned_at_its_start(config: ConfigDict):
     planned = with_plan(config, lines.append)
     assert math.prod(planned.mesh[axis] for axis in AXES) == 8
     changed = {key for key, value in flatten(planned).items() if value != flatten(config)[key]}
-    assert changed <= {*(f"mesh.{axis}" for axis in AXES), "train.microbatch_rows", "model.remat", "model.attention"}
+    assert changed <= {*(f"mesh.{axis}" for axis in (*AXES, "auto", "context_attention"))} | {
+        "train.microbatch_rows",
+        "train.objective",
+        "model.remat",
+        "model.attention",
+    }
+    assert not planned.mesh.auto
     assert len(lines) == 1
     assert "estimated, not measured" in lines[0]
     config.mesh.auto = False

@@ -9,6 +9,7 @@ status is 1 if the step does not fit. What is said of time is an estimate.
 import dataclasses
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,11 @@ from .compose import preflight
 from .device_memory import argument_bytes, memory_of_error
 from .flops import step_work
 from .initial import adopt
+from .planning import with_plan
 from .runtime import run_command
 from .state import abstract_state
 from .suitability import check_suits
+from .words import axes_in_words, gib, machine_in_words
 
 OPTIONS = {
     "topology": (None, "such as v5p:4x4x4, v5e:16x16, gpu:h100:8x16 or cpu:8"),
@@ -39,7 +42,7 @@ OPTIONS = {
 
 def main(argv: list[str]) -> int:
     """The command."""
-    arguments = read_command_line([_underscored(arg) for arg in argv], "train.compile", __doc__ or "", options=OPTIONS)
+    arguments = read_command_line(argv, "train.compile", __doc__ or "", options=OPTIONS)
     config: Any = arguments.config
     flags = arguments.flags
     jax.config.update("jax_platforms", "cpu")  # an accelerator that is here may be busy, and is not needed
@@ -51,33 +54,38 @@ def main(argv: list[str]) -> int:
     return 0 if reading.memory.fits else 1
 
 
-def _underscored(arg: str) -> str:
-    return arg.replace("--num-slices", "--num_slices", 1)
-
-
 def mesh_of(config: Any, machine: Machine) -> Mesh:
     """The config's mesh on a machine, once all is checked that can be without a compiler.
 
     Raises:
         ValueError: the config is wrong, or is not for that machine; it names the keys and a legal choice.
     """
-    if config.platform not in ("auto", machine.chip.platform):
-        raise ValueError(
-            f"config.platform={config.platform!r}, but --topology={machine.name} is {machine.chip.platform!r}; "
-            f"use config.platform={machine.chip.platform!r} or 'auto'"
-        )
     mesh = make_mesh(config.mesh, devices=topology_devices(machine))
     check_suits(config)
     preflight(config, mesh)
     return mesh
 
 
-def compile_step(config: Any, machine: Machine) -> Reading:
+def check_machine(config: Any, machine: Machine) -> None:
+    """Checks that a config is for machines of this kind.
+
+    Raises:
+        ValueError: it names another platform.
+    """
+    if config.platform not in ("auto", machine.chip.platform):
+        raise ValueError(
+            f"config.platform={config.platform!r}, but --topology={machine.name} is {machine.chip.platform!r}; "
+            f"use config.platform={machine.chip.platform!r} or 'auto'"
+        )
+
+
+def compile_step(config: Any, machine: Machine, *, log: Callable[[str], None] = print) -> Reading:
     """Compiles the train step of a config for a machine and reads what the compiler made of it.
 
     Args:
-        config: the whole config.
+        config: the whole config; with `config.mesh.auto` it is planned for the machine, as at a run's start.
         machine: such as `parse_machine("v5p:4x4x4")`.
+        log: called with the line that says what was planned.
 
     Returns:
         The reading. Of a step that does not fit, little more is known than that.
@@ -88,7 +96,8 @@ def compile_step(config: Any, machine: Machine) -> Reading:
     Example:
         compile_step(config, parse_machine("v5e:2x2")).memory.fits
     """
-    config = adopt(config)
+    check_machine(config, machine)
+    config = with_plan(adopt(config), log, machine=machine)
     mesh = mesh_of(config, machine)
     lowered = lower_step(config, mesh)
     began = time.perf_counter()
@@ -107,15 +116,13 @@ def compile_step(config: Any, machine: Machine) -> Reading:
 def report(config: Any, reading: Reading, *, every: bool = False) -> list[str]:
     """Lines for people."""
     machine, memory = reading.machine, reading.memory
-    axes = " ".join(f"{axis}={size}" for axis, size in reading.mesh.items() if size > 1) or "one device"
-    slices = f" x {machine.num_slices} slices" if machine.chip.platform == "tpu" and machine.num_slices > 1 else ""
     verdict = "fits" if memory.fits else "DOES NOT FIT"
     lines = [
-        f"{config.name} on {machine.name}{slices}: {machine.num_devices} {machine.chip.kind} devices, {axes}; compiled "
-        f"here in {reading.compile_s:.0f} s",
+        f"{config.name} on {machine_in_words(machine)}: {machine.num_devices} {machine.chip.kind} devices, "
+        f"{axes_in_words(reading.mesh)}; compiled here in {reading.compile_s:.0f} s",
         "",
-        f"Memory    {verdict}: needs {_gib(memory.needed)} of {_gib(memory.available)} a device, and is laid out in",
-        *(f"          {name:<12}{_gib(size):>12}" for name, size in parts_of(reading).items() if size),
+        f"Memory    {verdict}: needs {gib(memory.needed)} of {gib(memory.available)} a device, and is laid out in",
+        *(f"          {name:<12}{gib(size):>12}" for name, size in parts_of(reading).items() if size),
         *(f"          largest: {line}" for line in memory.largest),
     ]
     if memory.by_compiler:
@@ -137,10 +144,6 @@ def parts_of(reading: Reading) -> dict[str, int]:
     return {"arguments": memory.arguments, "new outputs": outputs, "temporaries": memory.temporaries}
 
 
-def _gib(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB"
-
-
 def _network(reading: Reading) -> list[str]:
     rows = [
         f"{kind:<20}{'+'.join(axes):<20}{total.tensors:>8,} tensors {total.bytes / 1e9:>12,.3f} GB"
@@ -159,7 +162,7 @@ def _time(reading: Reading) -> list[str]:
             runs = sum(kernel.runs for kernel in reading.work.kernels)
             lines.append(f"kernels         {reading.attention_s:10.4f} s   attention on paper; {runs:,} runs")
     else:
-        lines.append(f"operations      {reading.ideal_s:10.4f} s   at the peak: this compiler estimates no cycles")
+        lines.append(f"operations      {reading.compute_s:10.4f} s   on paper: this compiler estimates no cycles")
     link = f"at {chip.interconnect_bandwidth / 1e9:,.0f} GB/s a device"
     lines.append(f"collectives     {reading.ici_s:10.4f} s   {link}")
     if reading.dcn_s:

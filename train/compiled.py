@@ -1,8 +1,12 @@
 """What a compiled train step says of itself: memory, communication, and bounds on its time. Nothing of it is measured.
 
 The bounds are an estimate: the compiler's cycles for all operations but the kernels it cannot see into, attention's
-kernels by their operations on paper, and collectives by their bytes and the links' peak. *Serial* is their sum, as if
-nothing went on at the same time, and *overlapped* the longer of computation and communication, as if all did.
+kernels by their operations on paper, and collectives by their bytes and the peak of all links of a device together.
+*Serial* is their sum, as if nothing went on at the same time, and *overlapped* the longer of computation and
+communication, as if all did. Compilers for GPUs and CPUs estimate no cycles: there computation is counted on paper, as
+`train.step_time` does.
+
+How the collectives lie on the links, `seconds_by_axis` says, for a planner, which compares meshes.
 
 Letters: H head dim.
 """
@@ -11,22 +15,25 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jax.sharding import Mesh
 
 from model import attention_flops
-from parallel import Chip, Machine
+from parallel import Chip, Link, Machine, links_of
 from parallel.collectives import SLICES, Collective, Totals, collectives, totals
 from parallel.cycles import Kernel, Work, work
 from parallel.hlo import parse_program
 from parallel.mesh import slice_sizes
 
 from .ahead import REMATERIALIZATION, Compiled
-from .compose import make_model, num_microbatches
-from .device_memory import Memory, memory_of
+from .compose import attention_of, make_model, num_microbatches
+from .device_memory import CompiledMemory, memory_of
 from .flops import lengths_of, step_work
+from .layout import layout_of
+from .step_time import estimate_time
+from .workload import workload_of
 
 # Attention's kernels, by what their names have in them -> matmuls over all pairs of positions in one run. Two forward;
 # backward, the logits again and four gradients, in one kernel, or divided over two, which both need the logits.
@@ -49,6 +56,7 @@ class Reading:
         attention_s: seconds that they take at their peak.
         ici_s: seconds of the collectives within a slice, or a host, at the links' peak.
         dcn_s: the same of those between slices, or hosts, on the network between them.
+        paper_s: seconds of computation on paper, where the compiler estimates no cycles.
         messages: what the compiler warned of.
         compile_s: how long it took here.
         dtype: of its matmuls.
@@ -56,7 +64,7 @@ class Reading:
 
     machine: Machine
     mesh: dict[str, int]
-    memory: Memory
+    memory: CompiledMemory
     tokens: int
     flops: float
     collectives: tuple[Collective, ...] = ()
@@ -65,6 +73,7 @@ class Reading:
     attention_s: float = 0.0
     ici_s: float = 0.0
     dcn_s: float = 0.0
+    paper_s: float = 0.0
     messages: tuple[str, ...] = ()
     compile_s: float = 0.0
     dtype: str = "bfloat16"
@@ -81,9 +90,9 @@ class Reading:
 
     @property
     def compute_s(self) -> float:
-        """Seconds of computation; without cycles, what the step's operations take at the peak."""
+        """Seconds of computation; without cycles, those on paper."""
         if not self.has_cycles:
-            return self.ideal_s
+            return max(self.paper_s, self.ideal_s)
         return self.work.total_cycles / (self.machine.chip.clock_hz or math.inf) + self.attention_s
 
     @property
@@ -129,6 +138,7 @@ def read_step(config: Any, machine: Machine, mesh: Mesh, compiled: Compiled, *, 
     of_attention = kernel_flops(config, mesh, done.kernels)
     hosts = hosts_of(machine, mesh)
     seconds = [seconds_of(one, machine, hosts) for one in found]
+    has_cycles = bool(done.total_cycles and chip.clock_hz)
     return Reading(
         machine=machine,
         mesh=dict(mesh.shape),
@@ -141,10 +151,21 @@ def read_step(config: Any, machine: Machine, mesh: Mesh, compiled: Compiled, *, 
         attention_s=of_attention / attention_peak(config, chip),
         ici_s=sum(ici for ici, _ in seconds),
         dcn_s=sum(dcn for _, dcn in seconds),
+        paper_s=0.0 if has_cycles else seconds_on_paper(config, machine, mesh),
         messages=warnings_in(compiled.messages),
         compile_s=compile_s,
         dtype=config.model.dtype,
     )
+
+
+def seconds_on_paper(config: Any, machine: Machine, mesh: Mesh) -> float:
+    """Computation, with what remat does again and the ticks in which a stage waits; 0 for models of images."""
+    if make_model(config).config.image:
+        return 0.0
+    layout = layout_of(config, mesh, attention=attention_of(config, mesh).kind)
+    joined = dataclasses.replace(machine, shape=(machine.num_devices,), num_slices=1)  # the network is not asked for
+    time = estimate_time(workload_of(config), layout, machine, links_of(joined, layout.sizes))
+    return max(time.compute, time.memory) / (1 - time.waiting)
 
 
 def attention_peak(config: Any, chip: Chip) -> float:
@@ -216,6 +237,41 @@ def seconds_of(one: Collective, machine: Machine, hosts: tuple[int, ...]) -> tup
     num_hosts, size = _spread(one.groups, hosts)
     within = moved / chip.interconnect_bandwidth if size > num_hosts else 0.0
     return within, moved * (num_hosts - 1) / size / chip.dcn_bandwidth
+
+
+def seconds_by_axis(reading: Reading, links: Mapping[str, Link]) -> dict[str, float]:
+    """Seconds of a step's collectives over the links that their axes have, as `train.step_time` counts them on paper.
+
+    Args:
+        reading: a compiled step.
+        links: as `parallel.links_of` finds them for its mesh.
+
+    Returns:
+        Seconds by mesh axis, several joined by "+"; between TPU slices, "slices".
+    """
+    machine, found = reading.machine, dict[str, float]()
+    for one in reading.collectives:
+        num_bytes, name = float(one.bytes * one.runs), "+".join(one.axes)
+        if one.axes == SLICES:
+            seconds = seconds_of(one, machine, ())[1]
+        else:
+            link = _joined([links[axis] for axis in one.axes])
+            if machine.chip.platform == "tpu":  # a program of several slices tells what crosses them apart
+                link = dataclasses.replace(link, across=1)
+            seconds = link.seconds(one.kind, num_bytes)
+        found[name] = found.get(name, 0.0) + seconds
+    return found
+
+
+def _joined(links: Sequence[Link]) -> Link:
+    """The links of a collective over several axes: all of theirs."""
+    return dataclasses.replace(
+        links[0],
+        within=math.prod(link.within for link in links),
+        across=math.prod(link.across for link in links),
+        bandwidth=sum(link.bandwidth for link in links) if links[0].is_ring else links[0].bandwidth,
+        all_to_all=min(link.all_to_all for link in links),
+    )
 
 
 @functools.cache

@@ -16,8 +16,8 @@ _IN_ALL = (rf"Used {_SIZE} of {_SIZE} hbm", rf"Requires {_SIZE}, has {_SIZE} ava
 
 
 @dataclasses.dataclass(frozen=True)
-class Memory:
-    """Bytes of one device.
+class CompiledMemory:
+    """Bytes of one device; those on paper are `train.memory.Memory`.
 
     Attributes:
         available: for a program.
@@ -49,7 +49,7 @@ class Memory:
         return not self.by_compiler and self.needed <= self.available
 
 
-def memory_of(program: jax.stages.Compiled, machine: Machine) -> Memory:
+def memory_of(program: jax.stages.Compiled, machine: Machine) -> CompiledMemory:
     """What a program that was compiled says of its memory.
 
     libtpu spreads temporaries out where there is room and packs them closer where there is not, down to the peak of
@@ -66,10 +66,10 @@ def memory_of(program: jax.stages.Compiled, machine: Machine) -> Memory:
     }
     total = parts["arguments"] + parts["outputs"] - parts["aliased"] + parts["temporaries"]
     needed = said.peak_memory_in_bytes if machine.chip.platform == "tpu" else total
-    return Memory(machine.chip.usable_bytes, needed or total, **parts)
+    return CompiledMemory(machine.chip.usable_bytes, needed or total, **parts)
 
 
-def memory_of_error(message: str, machine: Machine, *, arguments: int) -> Memory | None:
+def memory_of_error(message: str, machine: Machine, *, arguments: int) -> CompiledMemory | None:
     """What a compiler's error says of memory; None if it is about something else.
 
     Args:
@@ -80,13 +80,13 @@ def memory_of_error(message: str, machine: Machine, *, arguments: int) -> Memory
     """
     if found := re.search(_TEMPORARIES, message):
         temporaries, available = _bytes(found[1]), _bytes(found[2])
-        return Memory(available, temporaries + arguments, arguments, temporaries=temporaries, by_compiler=True)
+        return CompiledMemory(available, temporaries + arguments, arguments, temporaries=temporaries, by_compiler=True)
     for pattern in _IN_ALL:
         if found := re.search(pattern, message):
             needed, available = _bytes(found[1]), _bytes(found[2])
-            return Memory(available, needed, arguments, by_compiler=True, largest=_largest(message))
+            return CompiledMemory(available, needed, arguments, by_compiler=True, largest=_largest(message))
     if "RESOURCE_EXHAUSTED" in message:
-        return Memory(machine.chip.usable_bytes, arguments, arguments, by_compiler=True)
+        return CompiledMemory(machine.chip.usable_bytes, arguments, arguments, by_compiler=True)
     return None
 
 

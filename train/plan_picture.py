@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from .plan_text import GIB, LABEL, describe
+from .plan_text import LABEL, describe, origin
 from .planning import Plan
+from .words import GIB
 
 
 def draw_plan(plan: Plan, title: str, output: str | Path, *, top: int = 5) -> None:
@@ -27,7 +28,7 @@ def draw_plan(plan: Plan, title: str, output: str | Path, *, top: int = 5) -> No
     except ImportError as error:
         raise ValueError("drawing needs matplotlib: pip install 'palmette[plot]'") from error
     shown = plan.candidates[:top]
-    names = [describe(one).replace(", attention", ",\nattention") for one in shown]
+    names = [f"{describe(one)} ({origin(one)})".replace(", attention", ",\nattention") for one in shown]
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 1.8 + 0.7 * len(shown)), layout="constrained", sharey=True)
     start = [0.0] * len(shown)
     for term in dict.fromkeys(term for one in shown for term in one.memory.terms):
