@@ -8,6 +8,7 @@ Letters: T length, N heads, K kv heads, H head dim, D model, F mlp, V vocab, E e
 """
 
 from .config import TransformerConfig
+from .remat import kept_names
 
 
 def _sizes(config: TransformerConfig) -> dict[str, int]:
@@ -158,11 +159,12 @@ def recomputed_flops(config: TransformerConfig, length: int, remat: str, *, fuse
     Args:
         config: the model.
         length: tokens in the sequence.
-        remat: a key of `REMAT_POLICIES`.
+        remat: as `model.remat` reads it.
         fused: whether attention keeps no probabilities, and skips what the mask hides.
     """
     if remat == "none":
         return 0.0
+    kept = kept_names(remat)
     total = 0.0
     for c in filter(None, (config, config.encoder)):
         if c.block == "lstm":
@@ -179,14 +181,17 @@ def recomputed_flops(config: TransformerConfig, length: int, remat: str, *, fuse
             wide = c.size_of_head + latent.rope + latent.value if latent.kind else 2 * c.size_of_head
             pairs = c.num_heads * wide * (seen + (length if has_memory else 0))
             attentions = 2 if has_memory else 1
-            if remat == "full":
-                total += sizes["attention"] * attentions + pairs + mlp
-            elif remat == "dots":
+            if remat == "dots":
                 total += pairs  # products of each row with itself are not kept, and the output is one
                 if c.num_experts and i >= c.num_dense_layers:  # experts are matmuls in groups, which it does not keep
                     total += c.experts_per_token * sizes["expert"] * gates
-            elif remat == "attention":
-                total += sizes["attention"] * attentions + mlp + (0 if fused else pairs / 2)
-            else:
-                total += out * attentions + mlp + (0 if fused else pairs / 2)
+                continue
+            # Without a fused kernel the logits are needed again even where their products are kept.
+            again = (0 if fused else pairs / 2) if "attention_out" in kept else pairs
+            again += 0 if "qkv" in kept else (sizes["attention"] - out) * attentions
+            again += 0 if "attention_sum" in kept else out * attentions
+            if not (c.num_experts and i >= c.num_dense_layers):
+                hidden = ("mlp_gate", "mlp_in") if c.is_gated else ("mlp_in",)
+                mlp *= sum(name not in kept for name in hidden) / len(hidden)
+            total += again + mlp
     return 2.0 * length * total

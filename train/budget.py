@@ -42,7 +42,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from model import TransformerConfig
+from model import TransformerConfig, kept_names
 from parallel import make_schedule
 from parallel.collectives import Total, Totals
 from parallel.context import kv_repeats
@@ -291,7 +291,7 @@ def _tensor(step: _Step) -> list[Row]:
     # Matmuls that read a block's two normalised inputs: each gives a part of their gradient.
     readers = 2 if step.lowering.adds_before_reducing else 3 + (2 if step.model.is_gated else 1)
     # Unless the products themselves are kept, attention's output is needed again for the MLP's input.
-    again = 0 if step.remat in ("none", "dots") else 1
+    again = 0 if step.remat in ("none", "dots") or "attention_sum" in kept_names(step.remat) else 1
     loss = Row("all-reduce", "tensor", "loss: maximum and sums", _times(Total(1, step.tokens * 4), 3 * M))
     reduced = {
         "sublayers, forward": _times(activations, 2 * L * M),

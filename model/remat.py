@@ -1,0 +1,76 @@
+"""What the backward pass keeps of a layer instead of computing it again, and what of that waits in the host's memory.
+
+A policy is the name of one of `REMAT_POLICIES`, or a list of its own: "names,keep=qkv,offload=layer_input+mlp_in". What
+is offloaded is copied to the host while the forward pass goes on, and back in time for the backward pass.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from .choice import Choice, parse_choice
+
+KEY = "config.model.remat"
+# Names are set where the values are made: `model.stack` the first, `model.block`, `model.latent` and `model.moe` the
+# others. Of attention's output, kernels keep the logarithms of their sums under the same name.
+NAMES = ("layer_input", "qkv", "attention_out", "attention_sum", "mlp_gate", "mlp_in", "mlp_hidden")
+REMAT_POLICIES = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "attention": jax.checkpoint_policies.save_only_these_names("attention_out"),
+    "projections": jax.checkpoint_policies.save_only_these_names("qkv", "attention_out", "mlp_hidden"),
+}
+_NAMED = {"attention": ("attention_out",), "projections": ("qkv", "attention_out", "mlp_hidden")}
+_LEGAL = {**dict.fromkeys(REMAT_POLICIES, {}), "names": {"keep": "", "offload": ""}}
+
+
+def remat_choice(text: str) -> Choice:
+    """Reads `config.model.remat`.
+
+    Raises:
+        ValueError: it is not legal; it says what is.
+    """
+    choice = parse_choice(KEY, text, _LEGAL)
+    if choice.kind != "names":
+        return choice
+    keep, offload = _split(choice.keep), _split(choice.offload)
+    for name in (*keep, *offload):
+        if name not in NAMES:
+            raise ValueError(f"{KEY}={text!r}: {name!r} is no name; use some of {', '.join(NAMES)}, joined by +")
+    if both := set(keep) & set(offload):
+        raise ValueError(f"{KEY}={text!r}: {both.pop()!r} is to be kept and to be offloaded; name it once")
+    if not keep and not offload:
+        raise ValueError(
+            f"{KEY}={text!r} keeps nothing; use 'full', or keep=... or offload=... with {', '.join(NAMES)}"
+        )
+    return choice
+
+
+def kept_names(text: str) -> tuple[str, ...]:
+    """The names that a policy keeps, on the device or on the host; () of a policy without names."""
+    choice = remat_choice(text)
+    return (*_split(choice.keep), *_split(choice.offload)) if choice.kind == "names" else _NAMED.get(choice.kind, ())
+
+
+@functools.cache
+def remat_policy(text: str) -> Callable[..., Any] | None:
+    """The policy for `jax.checkpoint`; None if nothing is computed again."""
+    choice = remat_choice(text)
+    if choice.kind != "names":
+        return REMAT_POLICIES[choice.kind]
+    keep, offload = _split(choice.keep), _split(choice.offload)
+    if not offload:
+        return jax.checkpoint_policies.save_only_these_names(*keep)
+    return jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=keep,
+        names_which_can_be_offloaded=offload,
+        offload_src="device",
+        offload_dst="pinned_host",
+    )
+
+
+def _split(names: str) -> tuple[str, ...]:
+    return tuple(name for name in names.split("+") if name)
