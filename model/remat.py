@@ -24,7 +24,8 @@ REMAT_POLICIES = {
     "projections": jax.checkpoint_policies.save_only_these_names("qkv", "attention_out", "mlp_hidden"),
 }
 _NAMED = {"attention": ("attention_out",), "projections": ("qkv", "attention_out", "mlp_hidden")}
-_LEGAL = {**dict.fromkeys(REMAT_POLICIES, {}), "names": {"keep": "", "offload": ""}}
+_LEGAL: dict[str, dict[str, Any]] = {kind: {} for kind in REMAT_POLICIES}
+_LEGAL["names"] = {"keep": "", "offload": ""}
 
 
 def remat_choice(text: str) -> Choice:

@@ -103,8 +103,8 @@ CASES = {
         "config.data.source='folder': 'folder' is not known; use one of stdlib",
     ),
     "unknown name to keep": (
-        {"model.remat": "names,keep=qkv+logits"},
-        "config.model.remat='names,keep=qkv+logits': 'logits' is no name; use some of layer_input, qkv",
+        {"model.remat": "names,keep=logits"},
+        "config.model.remat='names,keep=logits': 'logits' is no name; use some of layer_input, qkv",
     ),
     "a name kept twice": (
         {"model.remat": "names,keep=qkv,offload=qkv"},
