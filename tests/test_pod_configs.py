@@ -17,6 +17,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 PARAMETERS = {
     "gpt2_124m": 124_439_808,
     "gpt2_1b5": 1_557_611_200,
+    "llama2_70b": 68_976_648_192,
     "llama3_8b": 8_030_261_248,
     "llama3_70b": 70_553_706_496,
     "llama3_405b": 405_853_388_800,
