@@ -157,8 +157,8 @@ def _forward(form: _Form, q: Array, k: Array, v: Array, table_RN: Array | None, 
         out = _einsum("BKGTS,BKSH->BKGTH", weights.astype(v.dtype), v[:, :, of_keys])
         outs.append((out / total).astype(v.dtype))
         lses.append((highest + jnp.log(total))[..., 0])
-    # Named as the model names its output, so that a remat policy that keeps it need not compute it again.
-    out, lse = (checkpoint_name(jnp.concatenate(x, axis=3), "attention_out") for x in (outs, lses))
+    # Named, so that a remat policy that keeps it need not compute it again.
+    out, lse = (checkpoint_name(jnp.concatenate(x, axis=3), "attention_kernel") for x in (outs, lses))
     return out, (q, k, v, table_RN, where, out, lse)
 
 

@@ -96,4 +96,4 @@ def cudnn_attention(
         local_window_size=(fused_window - 1, 0) if fused_window else None,
         implementation="cudnn",
     )
-    return checkpoint_name(out_BTNH[..., :size_of_values], "attention_out")
+    return checkpoint_name(out_BTNH[..., :size_of_values], "attention_kernel")

@@ -186,8 +186,9 @@ def recomputed_flops(config: TransformerConfig, length: int, remat: str, *, fuse
                 if c.num_experts and i >= c.num_dense_layers:  # experts are matmuls in groups, which it does not keep
                     total += c.experts_per_token * sizes["expert"] * gates
                 continue
-            # Without a fused kernel the logits are needed again even where their products are kept.
-            again = (0 if fused else pairs / 2) if "attention_out" in kept else pairs
+            # The plain attention needs its logits again, even where its output is kept.
+            name, rest = ("attention_kernel", 0) if fused else ("attention_out", pairs / 2)
+            again = rest if name in kept else pairs
             again += 0 if "qkv" in kept else (sizes["attention"] - out) * attentions
             again += 0 if "attention_sum" in kept else out * attentions
             if not (c.num_experts and i >= c.num_dense_layers):

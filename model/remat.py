@@ -13,17 +13,21 @@ import jax
 from .choice import Choice, parse_choice
 
 KEY = "config.model.remat"
-# Names are set where the values are made: `model.stack` the first, `model.block`, `model.latent` and `model.moe` the
-# others. Of attention's output, kernels keep the logarithms of their sums under the same name.
-NAMES = ("layer_input", "qkv", "attention_out", "attention_sum", "mlp_gate", "mlp_in", "mlp_hidden")
+# Names are set where the values are made: "layer_input" in `model.stack`, "attention_kernel" in the attentions other
+# than the plain one, which need their output and the logarithms of its sums again, the others in `model.block`,
+# `model.latent` and `model.moe`. From what a kernel keeps its output is made at once; there "attention_out" is a copy.
+NAMES = ("layer_input", "qkv", "attention_kernel", "attention_out", "attention_sum", "mlp_gate", "mlp_in", "mlp_hidden")
+_NAMED = {
+    "attention": ("attention_kernel", "attention_out"),
+    "projections": ("qkv", "attention_kernel", "attention_out", "mlp_hidden"),
+}
 REMAT_POLICIES = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "attention": jax.checkpoint_policies.save_only_these_names("attention_out"),
-    "projections": jax.checkpoint_policies.save_only_these_names("qkv", "attention_out", "mlp_hidden"),
+    "attention": jax.checkpoint_policies.save_only_these_names(*_NAMED["attention"]),
+    "projections": jax.checkpoint_policies.save_only_these_names(*_NAMED["projections"]),
 }
-_NAMED = {"attention": ("attention_out",), "projections": ("qkv", "attention_out", "mlp_hidden")}
 _LEGAL: dict[str, dict[str, Any]] = {kind: {} for kind in REMAT_POLICIES}
 _LEGAL["names"] = {"keep": "", "offload": ""}
 

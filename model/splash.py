@@ -125,8 +125,8 @@ def _kernel(
         head_shards=1,
         q_seq_shards=1,
         attn_logits_soft_cap=soft_cap or None,
-        # Output and log-sum-exp under the name that the model gives the output: see `REMAT_POLICIES`.
-        residual_checkpoint_name="attention_out",
+        # Output and log-sum-exp: see `model.remat`.
+        residual_checkpoint_name="attention_kernel",
         interpret=interpret,
     )
     return lambda q, k, v, segment_ids: kernel(q, k, v, segment_ids=splash.SegmentIds(*segment_ids))

@@ -146,8 +146,8 @@ def _ring_forward(form: Form, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, where
     fn = functools.partial(_forward, form)
     specs = (BY_LENGTH, BY_LENGTH, BY_LENGTH, BY_LENGTH)
     out_BTNH, lse_BTKG = on_shards(fn, specs, (BY_LENGTH, BY_LENGTH))(q_BTNH, k_BSKH, v_BSKH, where)
-    # Named as the model names its output, so that a remat policy that keeps it need not go round the ring again.
-    out_BTNH, lse_BTKG = (checkpoint_name(x, "attention_out") for x in (out_BTNH, lse_BTKG))
+    # Named, so that a remat policy that keeps it need not go round the ring again.
+    out_BTNH, lse_BTKG = (checkpoint_name(x, "attention_kernel") for x in (out_BTNH, lse_BTKG))
     return out_BTNH, (q_BTNH, k_BSKH, v_BSKH, where, out_BTNH, lse_BTKG)
 
 

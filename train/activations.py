@@ -51,8 +51,8 @@ def fused_attention(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array) -> Array:
 
 
 def _keep(q_BTNH: Array, k_BSKH: Array, v_BSKH: Array) -> Any:
-    y_BTNH = checkpoint_name(fused_attention(q_BTNH, k_BSKH, v_BSKH), "attention_out")
-    log_z_BTN = checkpoint_name(jnp.sum(q_BTNH.astype(jnp.float32), axis=-1), "attention_out")
+    y_BTNH = checkpoint_name(fused_attention(q_BTNH, k_BSKH, v_BSKH), "attention_kernel")
+    log_z_BTN = checkpoint_name(jnp.sum(q_BTNH.astype(jnp.float32), axis=-1), "attention_kernel")
     return y_BTNH, (q_BTNH, k_BSKH, v_BSKH, y_BTNH, log_z_BTN)
 
 
