@@ -11,7 +11,14 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 
 
-def save(name: str, rows: Any, page: str, *, packages: Sequence[str] = ("jax", "jaxlib", "flax", "optax")) -> None:
+def save(
+    name: str,
+    rows: Any,
+    page: str,
+    *,
+    packages: Sequence[str] = ("jax", "jaxlib", "flax", "optax"),
+    done: str = "Measured",
+) -> None:
     """Writes tests/bench/results/NAME.json and docs/NAME.md, and prints the page.
 
     Args:
@@ -19,6 +26,7 @@ def save(name: str, rows: Any, page: str, *, packages: Sequence[str] = ("jax", "
         rows: its raw figures.
         page: the text of the page, without date and versions.
         packages: whose versions count.
+        done: what was done on the date that the page gives.
     """
     versions = {package: importlib.metadata.version(package) for package in packages}
     date = datetime.date.today().isoformat()
@@ -26,6 +34,6 @@ def save(name: str, rows: Any, page: str, *, packages: Sequence[str] = ("jax", "
     (ROOT / "tests" / "bench" / "results").mkdir(exist_ok=True)
     (ROOT / "tests" / "bench" / "results" / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     said = ", ".join(f"{package} {version}" for package, version in versions.items())
-    page = f"{page}\nMeasured on {date} with {said}.\n"
+    page = f"{page}\n{done} on {date} with {said}.\n"
     (ROOT / "docs" / f"{name}.md").write_text(page)
     print(page)
