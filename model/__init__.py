@@ -28,10 +28,12 @@ from .generate import row_keys as row_keys
 from .head import Head as Head
 from .moe import EXPERT_AXES as EXPERT_AXES
 from .moe import dropless as dropless
+from .remat import REMAT_POLICIES as REMAT_POLICIES
+from .remat import kept_names as kept_names
+from .remat import remat_choice as remat_choice
 from .sampling import GREEDY as GREEDY
 from .sampling import Sampling as Sampling
 from .sampling import sample as sample
-from .stack import REMAT_POLICIES as REMAT_POLICIES
 from .stack import loop_layers as loop_layers
 from .stack import scan_layers as scan_layers
 from .transformer import Transformer as Transformer

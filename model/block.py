@@ -212,7 +212,8 @@ class MLP(nn.Module):
             y_BTF = x_BTD @ weight(self, f"w_{name}", (D, F), ("embed", "mlp"), projection_init(D)).astype(c.dtype)
             if c.bias == "all":
                 y_BTF = y_BTF + weight(self, f"b_{name}", (F,), ("mlp",), nn.initializers.zeros).astype(c.dtype)
-            return nn.with_logical_constraint(y_BTF, ("batch", "length", "mlp"))
+            y_BTF = nn.with_logical_constraint(y_BTF, ("batch", "length", "mlp"))
+            return checkpoint_name(y_BTF, f"mlp_{name}")
 
         y_BTF = ACTIVATIONS[c.activation].fn(project("gate" if c.is_gated else "in"))
         if c.is_gated:
@@ -287,7 +288,8 @@ class Block(nn.Module):
             x_BTD = (x_BTD if onto is None else onto) + dropout(y_BTD, c.dropout, keys_BT)
             if c.block == "post":
                 x_BTD = Norm(c, name=f"{name}_norm")(x_BTD)
-            return nn.with_logical_constraint(x_BTD, ACTIVATION_AXES), more
+            x_BTD = nn.with_logical_constraint(x_BTD, ACTIVATION_AXES)
+            return checkpoint_name(x_BTD, f"{name}_sum"), more
 
         def mlp(y_BTD: Array) -> tuple[Array, dict[str, Array]]:
             if not self.has_experts:

@@ -164,7 +164,7 @@ def _forward(form: _Form, q: Array, k: Array, v: Array, table_RN: Array | None, 
         out = _einsum("BKGTS,BKSH->BKGTH", weights.astype(v.dtype), v[:, :, of_keys])
         outs.append((out / total).astype(v.dtype))
         lses.append((highest + jnp.log(total))[..., 0])
-    # The logarithms under the name of an attention's output too (`REMAT_POLICIES`): neither is computed again then.
+    # The logarithms under the name of an attention's output too (`model.remat`): neither is computed again then.
     out, lse = (checkpoint_name(jnp.concatenate(x, axis=3), "attention_out") for x in (outs, lses))
     return out, (q, k, v, table_RN, where, out, lse)
 

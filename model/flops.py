@@ -8,6 +8,7 @@ Letters: T length, N heads, K kv heads, H head dim, D model, F mlp, V vocab, E e
 """
 
 from .config import TransformerConfig
+from .remat import kept_names
 
 
 def _sizes(config: TransformerConfig) -> dict[str, int]:
@@ -166,13 +167,14 @@ def recomputed_flops(
     Args:
         config: the model.
         length: see `forward_flops`.
-        remat: a key of `REMAT_POLICIES`.
+        remat: as `model.remat` reads it.
         encoder_length: see `forward_flops`.
         keeps: whether attention keeps its probabilities for the backward pass.
         skips: whether attention skips what a causal mask hides.
     """
     if remat == "none":
         return 0.0
+    kept = kept_names(remat)
     T, S, total = length, encoder_length or length, 0.0
     for c in filter(None, (config, config.encoder)):
         if c.block == "lstm":
@@ -194,14 +196,17 @@ def recomputed_flops(
             wide = c.size_of_head + latent.rope + latent.value if latent.kind else 2 * c.size_of_head
             pairs = tokens * c.num_heads * wide * (seen + (S if has_memory else 0))
             attentions = 2 if has_memory else 1
-            if remat == "full":
-                total += projections + pairs + tokens * mlp
-            elif remat == "dots":
+            if remat == "dots":
                 total += pairs  # products of each row with itself are not kept, and the output is one
                 if c.num_experts and i >= c.num_dense_layers:  # experts are matmuls in groups, which it does not keep
                     total += tokens * c.experts_per_token * sizes["expert"] * gates
-            elif remat == "attention":
-                total += projections + tokens * mlp + (pairs / 2 if keeps else 0)
-            else:
-                total += tokens * (out * attentions + mlp) + (pairs / 2 if keeps else 0)
+                continue
+            # The plain attention needs its logits again, even where its output is kept.
+            again = (pairs / 2 if keeps else 0) if "attention_out" in kept else pairs
+            again += 0 if "qkv" in kept else projections - tokens * out * attentions
+            again += 0 if "attention_sum" in kept else tokens * out * attentions
+            if not (c.num_experts and i >= c.num_dense_layers):
+                hidden = ("mlp_gate", "mlp_in") if c.is_gated else ("mlp_in",)
+                mlp *= sum(name not in kept for name in hidden) / len(hidden)
+            total += again + tokens * mlp
     return 2.0 * total

@@ -130,7 +130,7 @@ def _kernel(
         head_shards=1,
         q_seq_shards=1,
         attn_logits_soft_cap=soft_cap or None,
-        # Output and log-sum-exp under the name of an attention's output: see `REMAT_POLICIES`.
+        # Output and log-sum-exp under the name of an attention's output: see `model.remat`.
         residual_checkpoint_name="attention_out",
         interpret=interpret,
     )

@@ -15,29 +15,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
+
+from .remat import remat_policy
 
 LayerFn = Callable[[Any, Array, Any], tuple[Array, Any]]
-
-
-def _keeps_of_cudnn(primitive: Any, *_: Any, **__: Any) -> bool:
-    """The output of cuDNN's attention and the logarithms of its softmax, which JAX gives no name."""
-    return primitive.name == "dot_product_attention_fwd_wrapper"
-
-
-def _keep_attention_and(*names: str) -> Callable[..., bool]:
-    policies = jax.checkpoint_policies
-    return policies.save_from_both_policies(policies.save_only_these_names("attention_out", *names), _keeps_of_cudnn)
-
-
-# What the backward pass keeps of a layer instead of computing it again. Each attention names its own output, and what
-# its backward pass needs beside it, "attention_out"; the other names are in block.py, latent.py and moe.py.
-REMAT_POLICIES = {
-    "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "attention": _keep_attention_and(),
-    "projections": _keep_attention_and("qkv", "mlp_hidden"),
-}
 
 
 def scan_layers(
@@ -58,7 +40,8 @@ def scan_layers(
         x: the activations that pass from layer to layer.
         per_layer: further inputs, each leaf (L, ...).
         name: of the parameters; not used.
-        remat: a key of `REMAT_POLICIES`: "none" keeps every activation, "full" only each layer's input.
+        remat: what the backward pass computes again, as `model.remat` reads it: "none" keeps every activation, "full"
+            only each layer's input.
         unroll: layers per iteration of the loop; more compile time for less loop overhead.
 
     Returns:
@@ -67,8 +50,8 @@ def scan_layers(
     del name
     if remat != "none":
         # Within scan the compiler cannot undo the recomputation, so the costly barrier against that is left out.
-        checkpoint = functools.partial(jax.checkpoint, policy=REMAT_POLICIES[remat], prevent_cse=False)
-        layer_fns = [checkpoint(layer_fn) for layer_fn in layer_fns]
+        checkpoint = functools.partial(jax.checkpoint, policy=remat_policy(remat), prevent_cse=False)
+        layer_fns = [checkpoint(_with_named_input(layer_fn)) for layer_fn in layer_fns]
     P, L = len(layer_fns), jax.tree.leaves(params)[0].shape[0]
     if P == 1:
         return jax.lax.scan(lambda x, layer: layer_fns[0](layer[0], x, layer[1]), x, (params, per_layer), unroll=unroll)
@@ -87,6 +70,11 @@ def scan_layers(
         return x, outputs
     x, last = loop_layers(layer_fns, rest[0], x, rest[1])
     return x, jax.tree.map(lambda *parts: jnp.concatenate(parts), outputs, last)
+
+
+def _with_named_input(layer_fn: LayerFn) -> LayerFn:
+    """Names the input within what is computed again, so that the named value can be kept in the place of the input."""
+    return lambda params, x, per_layer: layer_fn(params, checkpoint_name(x, "layer_input"), per_layer)
 
 
 def loop_layers(

@@ -1,5 +1,6 @@
 """Where arrays live and how devices talk."""
 
+from .compiler_options import compiler_options as compiler_options
 from .context import all_to_all_attention as all_to_all_attention
 from .context import zigzag_order as zigzag_order
 from .distributed import start as start

@@ -13,6 +13,7 @@ BITS |= {"s32": 32, "u32": 32, "f32": 32, "s64": 64, "u64": 64, "f64": 64, "c64"
 _ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=]*)\]")
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.-]+) = (.*)")
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\{\s*$")
+_END = re.compile(r"\}\s*(?:$|, execution_thread)")
 _CALLED = re.compile(r"\b(?:to_apply|calls|body|condition|true_computation|false_computation)=%?([\w.-]+)")
 
 
@@ -133,12 +134,12 @@ def parse_program(text: str) -> Program:
     counts = [re.search(rf"\b{key}=(\d+)", header) for key in ("num_partitions", "replica_count")]
     computations: dict[str, Computation] = {}
     entry, current = "", None
-    for line in text.splitlines():
+    for line in _joined(text.splitlines()):
         if current is None:
             if opened := _COMPUTATION.match(line):
                 current = computations.setdefault(opened[2], Computation(opened[2], {}))
                 entry = opened[2] if opened[1] else entry
-        elif line.startswith("}"):
+        elif _END.match(line):
             current = None
         elif found := _INSTRUCTION.match(line):
             instruction = _instruction(found[2], found[3], is_root=bool(found[1]))
@@ -146,6 +147,18 @@ def parse_program(text: str) -> Program:
     if not entry:
         raise ValueError("this is no text of a compiled program: it has no ENTRY computation")
     return Program(computations, entry, math.prod(int(count[1]) for count in counts if count))
+
+
+def _joined(lines: list[str]) -> Iterator[str]:
+    """The lines, those that go on with an instruction joined to it: what kernels say of themselves has line breaks."""
+    held = ""
+    for line in lines:
+        if held.startswith(" ") and line and not line[0].isspace() and not _END.match(line):
+            held += line
+            continue
+        yield held
+        held = line
+    yield held
 
 
 def _instruction(name: str, text: str, *, is_root: bool) -> Instruction:

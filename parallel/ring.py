@@ -146,7 +146,7 @@ def _ring_forward(form: Form, q_BTNH: Array, k_BSKH: Array, v_BSKH: Array, where
     fn = functools.partial(_forward, form)
     specs = (BY_LENGTH, BY_LENGTH, BY_LENGTH, BY_LENGTH)
     out_BTNH, lse_BTKG = on_shards(fn, specs, (BY_LENGTH, BY_LENGTH))(q_BTNH, k_BSKH, v_BSKH, where)
-    # Both under the name of an attention's output (`model.REMAT_POLICIES`), so that it need not go round again.
+    # Both under the name of an attention's output (`model.remat`), so that it need not go round again.
     out_BTNH, lse_BTKG = (checkpoint_name(x, "attention_out") for x in (out_BTNH, lse_BTKG))
     return out_BTNH, (q_BTNH, k_BSKH, v_BSKH, where, out_BTNH, lse_BTKG)
 

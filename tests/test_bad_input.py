@@ -102,6 +102,15 @@ CASES = {
         {"data.source": "folder"},
         "config.data.source='folder': 'folder' is not known; use one of stdlib",
     ),
+    "unknown name to keep": (
+        {"model.remat": "names,keep=logits"},
+        "config.model.remat='names,keep=logits': 'logits' is no name; use some of layer_input, qkv",
+    ),
+    "a name kept twice": (
+        {"model.remat": "names,keep=qkv,offload=qkv"},
+        "config.model.remat='names,keep=qkv,offload=qkv': 'qkv' is to be kept and to be offloaded; name it once",
+    ),
+    "no names": ({"model.remat": "names"}, "config.model.remat='names' keeps nothing; use 'full', or keep="),
     "unknown remat": ({"model.remat": "some"}, "config.model.remat='some' is not known; use one of none, full"),
     "unknown rules": ({"mesh.rules": "zero"}, "config.mesh.rules='zero' is not known; use one of zero1, zero2, zero3"),
     "unknown platform": ({"platform": "npu"}, "config.platform='npu' is not known; use 'auto', 'cpu', 'gpu' or 'tpu'"),

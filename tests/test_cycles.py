@@ -80,3 +80,14 @@ def test_a_loop_of_unknown_length_is_named():
 def test_kernels_of_other_platforms(target: str):
     text = PROGRAM.replace("START", "0").replace("tpu_custom_call", target)
     assert [kernel.target for kernel in work(parse_program(text)).kernels] == [target]
+
+
+def test_what_a_kernel_says_of_itself_over_several_lines_ends_nothing():
+    """A splash kernel's attributes as XLA writes them: line breaks, and a bracket at the start of a line."""
+    attributes = 'custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={\n"block": 512\n}}, '
+    text = PROGRAM.replace("START", "0").replace('custom_call_target="tpu_custom_call", ', attributes)
+    text = text.replace("  ROOT %t = ", "  %after = f32[8] add(%x, %x), backend_config={TEN}\n  ROOT %t = ")
+    text = text.replace("{TEN}", '{"window_config":{"estimated_cycles":"10"}}')
+    done = work(parse_program(text))
+    assert done.cycles == {"fusion": 307, "convert": 40, "add": 30}
+    assert done.kernels == (Kernel("tpu_custom_call", "splash_mha_fwd jit(f)/attention", 3),)

@@ -86,6 +86,8 @@ KEPT = {
     "attention": 2 * (D + N * H),
     "projections": 2 * (D + (N + 2 * K) * H + N * H + F),
     "dots": 2 * (D + (N + 2 * K) * H + D + 2 * F),
+    "names,keep=attention_sum,offload=qkv+mlp_in": 2 * (D + D),
+    "names,keep=mlp_in,offload=layer_input": 2 * F,
 }
 
 

@@ -161,7 +161,10 @@ def matmul_operations(jaxpr: Any) -> float:
     return total
 
 
-@pytest.mark.parametrize("remat", ["full", "dots", "attention", "projections"])
+NAMED = ("names,keep=qkv+mlp_in", "names,keep=attention_out+mlp_gate,offload=attention_sum+mlp_in+layer_input")
+
+
+@pytest.mark.parametrize("remat", ["full", "dots", "attention", "projections", *NAMED])
 @pytest.mark.parametrize("activation", ["gelu", "swiglu"])
 def test_what_remat_computes_again_is_what_jax_traces(remat: str, activation: str):
     config = make_config(activation=activation)

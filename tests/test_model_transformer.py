@@ -314,10 +314,13 @@ def test_a_padded_vocabulary_does_not_change_the_loss(variant):
 
 # ---- the way through the layers
 
+
+NAMED = ("names,keep=attention_sum+mlp_gate", "names,keep=attention_out,offload=layer_input+qkv+mlp_in")
+POLICIES = (*(name for name in REMAT_POLICIES if name != "none"), *NAMED)
 STACKS = {
     "loop": loop_layers,
     "unroll 2 of 3": functools.partial(scan_layers, unroll=2),
-} | {f"remat {policy}": functools.partial(scan_layers, remat=policy) for policy in REMAT_POLICIES if policy != "none"}
+} | {f"remat {policy}": functools.partial(scan_layers, remat=policy) for policy in POLICIES}
 
 
 def stack_loss(stack_fn):

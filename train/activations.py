@@ -76,7 +76,7 @@ def kept_activations(model: TransformerConfig, remat: str, *, fused: bool) -> tu
 
     Args:
         model: its shape.
-        remat: a key of `model.REMAT_POLICIES`.
+        remat: as `model.remat` reads it; what it offloads to the host is left out.
         fused: whether the attention keeps no probabilities.
     """
     stack_fn = functools.partial(scan_layers, remat=remat)
@@ -91,9 +91,10 @@ def kept_activations(model: TransformerConfig, remat: str, *, fused: bool) -> tu
     def hidden(params: Any) -> Array:
         return module.apply({"params": params}, tokens_BT, **more, want="hidden")  # pyright: ignore[reportReturnType]
 
-    held = jax.eval_shape(lambda params: jax.vjp(hidden, params)[1], params)
+    held: Any = jax.make_jaxpr(lambda params: jax.vjp(hidden, params)[1])(params).out_avals
     stacked = _stack_sizes(model)
-    return tuple(_kept(leaf, model) for leaf in jax.tree.leaves(held) if _is_of_layers(leaf, stacked))
+    on_device = [leaf for leaf in held if leaf.memory_space != jax.memory.Space.Host]
+    return tuple(_kept(leaf, model) for leaf in on_device if _is_of_layers(leaf, stacked))
 
 
 def _stack_sizes(model: TransformerConfig) -> set[int]:

@@ -42,7 +42,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from model import TransformerConfig
+from model import TransformerConfig, kept_names
 from parallel import make_schedule
 from parallel.collectives import Total, Totals
 from parallel.context import kv_repeats
@@ -308,8 +308,9 @@ def _tensor(step: _Step) -> list[Row]:
     products = 3 + (2 if m.is_gated else 1)
     readers = of_layers(lambda attentions: attentions + 1 if adds else products + attentions - 1)
     memory = _times(of_encoder, m.num_layers * M * (1 if adds else 2)) if m.encoder else Total()
+    keeps_sums = step.remat in ("none", "dots") or "attention_sum" in kept_names(step.remat)
     # Unless the products themselves are kept, attention's output is needed again for the next sublayer's input.
-    again = of_layers(lambda attentions: 0 if step.remat in ("none", "dots") else attentions)
+    again = of_layers(lambda attentions: 0 if keeps_sums else attentions)
     sublayers = of_layers(lambda attentions: attentions + 1)
     tables = _sum(_times(stream, M) for _, stream, _ in towers)
     loss = Row("all-reduce", "tensor", "loss: maximum and sums", _times(Total(1, step.tokens * 4), 3 * M))

@@ -141,7 +141,8 @@ def parts_of(reading: Reading) -> dict[str, int]:
     """The parts that memory is made of."""
     memory = reading.memory
     outputs = memory.outputs - memory.aliased
-    return {"arguments": memory.arguments, "new outputs": outputs, "temporaries": memory.temporaries}
+    parts = {"arguments": memory.arguments, "new outputs": outputs, "temporaries": memory.temporaries}
+    return parts | {"on the host": memory.host}
 
 
 def _network(reading: Reading) -> list[str]:

@@ -13,7 +13,6 @@ from data import DataConfig, make_ramp, make_task
 from data.options import choose
 from model import (
     EXPERT_AXES,
-    REMAT_POLICIES,
     Asked,
     Choice,
     Transformer,
@@ -23,6 +22,7 @@ from model import (
     choose_attention,
     dropless,
     names_attention,
+    remat_choice,
     scan_layers,
 )
 from parallel import (
@@ -61,8 +61,7 @@ def make_model(config: Any, mesh: Mesh | None = None) -> Transformer:
         ValueError: a value is not legal, or two do not fit.
     """
     c, model = config.model, model_config(config)
-    if c.remat not in REMAT_POLICIES:
-        raise ValueError(f"config.model.remat={c.remat!r} is not known; use one of {', '.join(REMAT_POLICIES)}")
+    remat_choice(c.remat)
     if not 1 <= c.scan_unroll <= c.num_layers:
         raise ValueError(f"config.model.scan_unroll={c.scan_unroll} must be from 1 to num_layers={c.num_layers}")
     return Transformer(

@@ -28,6 +28,7 @@ class CompiledMemory:
         temporaries: what is laid out for activations, gradients, gathered parameters and all else that lives within the
             step.
         code: the program itself.
+        host: of the host's memory, what waits there for the backward pass, of each device.
         by_compiler: whether the compiler itself said that it does not fit; then it is at least what is needed, and
             parts are 0 that it did not tell.
         largest: the largest allocations then, in the compiler's words.
@@ -40,6 +41,7 @@ class CompiledMemory:
     aliased: int = 0
     temporaries: int = 0
     code: int = 0
+    host: int = 0
     by_compiler: bool = False
     largest: tuple[str, ...] = ()
 
@@ -63,6 +65,7 @@ def memory_of(program: jax.stages.Compiled, machine: Machine) -> CompiledMemory:
         "aliased": said.alias_size_in_bytes,
         "temporaries": said.temp_size_in_bytes,
         "code": said.generated_code_size_in_bytes,
+        "host": said.host_temp_size_in_bytes,
     }
     total = parts["arguments"] + parts["outputs"] - parts["aliased"] + parts["temporaries"]
     needed = said.peak_memory_in_bytes if machine.chip.platform == "tpu" else total

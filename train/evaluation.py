@@ -14,7 +14,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from data import Corpus, DataConfig, eval_batches, make_task, open_rows, prepare
-from parallel import local_rows, on_mesh, shard_batch, to_host
+from parallel import compiler_options, local_rows, on_mesh, shard_batch, to_host
 
 from .answers import write_answers
 from .compose import make_model, rules_of
@@ -42,7 +42,7 @@ def make_eval_step(config: Any, mesh: Mesh) -> EvalStep:
         predictions = predict(model.apply, params, batch)
         return totals, jax.lax.with_sharding_constraint(predictions, everywhere)
 
-    return on_mesh(jax.jit(eval_step), mesh, rules_of(config))
+    return on_mesh(jax.jit(eval_step, compiler_options=compiler_options(mesh)), mesh, rules_of(config))
 
 
 def evaluate(

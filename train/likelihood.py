@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from parallel import local_rows, on_mesh, shard_batch, to_host
+from parallel import compiler_options, local_rows, on_mesh, shard_batch, to_host
 
 from .compose import make_model, rules_of
 from .objective import cross_entropy
@@ -60,7 +60,8 @@ def make_scorer(config: Any, params: Any, mesh: Mesh) -> Callable[[Sequence[Pair
         return nll_BT * batch["weights"], jnp.all(likeliest_BT | (batch["weights"] == 0), axis=1)
 
     everywhere = NamedSharding(mesh, PartitionSpec())
-    step = on_mesh(jax.jit(step, out_shardings=everywhere), mesh, rules_of(config))
+    jitted = jax.jit(step, out_shardings=everywhere, compiler_options=compiler_options(mesh))
+    step = on_mesh(jitted, mesh, rules_of(config))
 
     def score(pairs: Sequence[Pair]) -> list[tuple[float, bool]]:
         scores: dict[int, tuple[float, bool]] = {}

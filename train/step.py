@@ -10,7 +10,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from model import Transformer
-from parallel import divides_parameters, on_mesh, sum_over_replicas
+from parallel import compiler_options, divides_parameters, on_mesh, sum_over_replicas
 
 from .compose import attention_of, make_model, maps_devices, num_microbatches, rules_of
 from .distill import with_teacher
@@ -87,7 +87,8 @@ def make_train_step(config: Any, mesh: Mesh, *, on_trace: Callable[[], None] = l
         return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
-    jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
+    options = compiler_options(mesh)
+    jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None), compiler_options=options)
     return on_mesh(jitted, mesh, rules)
 
 
