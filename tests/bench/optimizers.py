@@ -6,8 +6,8 @@
 
 It trains a small GPT on the source files of Python's standard library and writes tests/bench/results/optimizers.json
 and docs/optimizers.md. It may be run in pieces, AdamW first, to whose loss the others are held: the optimizers that are
-named replace their rows or are added. All are meant to take a quarter of an hour on two CPU cores, the two of the second
-line four minutes. A fraction of the steps only tries it and writes nothing.
+named replace their rows or are added. All are meant to take a quarter of an hour on two CPU cores, the two of the
+second line four minutes. A fraction of the steps only tries it and writes nothing.
 """
 
 import argparse
