@@ -103,7 +103,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(corpus_directory: Path, teach
     ):
         where = {"positions_BT": batch["positions"], "segment_ids_BT": batch["segment_ids"]}
         outputs: Any = make_model(c).apply({"params": params}, batch["inputs"], **where, want="all")
-        said.append({name: np.asarray(output, np.float64) for name, output in outputs.items()})
+        said.append({name: np.asarray(outputs[name], np.float64) for name in ("logits", "hidden")})
     (ours, theirs), weights = said, batch["weights"]
     q, p = (softmax(output["logits"][..., :300] / 3) for output in said)
     soft = 9 * (p * np.log(p / q)).sum(-1)
@@ -193,7 +193,7 @@ def test_a_student_outlives_its_teacher(
         ("distill,teacher=/nowhere", "/nowhere holds no run and no imported model with checkpoints"),
         ("distill,teacher={},weight=2", "weight from 0 to 1"),
         ("distill,teacher={},softness=2", "'softness' is no option of 'distill'"),
-        ("distill,teacher={},base=none", "config.train.objective='none' is not known"),
+        ("distill,teacher={},base=none", "config.train.objective='none': 'none' is not known"),
     ],
 )
 def test_wrong_options_are_errors(config: ConfigDict, teacher: Path, tmp_path: Path, options: str, message: str):

@@ -182,7 +182,7 @@ def test_report_command_draws_the_curve(finished: Path, tmp_path: Path):
 
 
 def test_curves_over_tokens_and_minutes():
-    config = ConfigDict({"data": {"batch_size": 4, "seq_len": 250}})
+    config = ConfigDict({"data": {"batch_size": 4, "batch_ramp": "", "seq_len": 250}})
     steps = [{"step": 2, "loss": 3.0, "step_time": 30.0}, {"step": 4, "loss": 2.0, "step_time": 60.0}]
     curves = train.report.Curves(config, [*steps, {"step": 4, "valid_loss": 2.5}])
     assert curves.points("loss") == ([0.002, 0.004], [3.0, 2.0])
