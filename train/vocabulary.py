@@ -83,7 +83,8 @@ def chunked_sum_tokens(
     arrays = tuple(_chunks(form, x) for x in (head.x_BTD, targets_BT, weights_BT))
     # Gathered once, and not in each chunk.
     table_VD = nn.with_logical_constraint(head.table_VD, ("vocab", None))
-    loss, nll = _sum_chunks(form, arrays[0], table_VD, head.bias_V, *arrays[1:])
+    sums: Any = _sum_chunks(form, arrays[0], table_VD, head.bias_V, *arrays[1:])
+    loss, nll = sums
     return loss, jax.lax.stop_gradient(nll)
 
 
