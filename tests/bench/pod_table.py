@@ -71,13 +71,8 @@ def main(names: Sequence[str] = ()) -> None:
             print(f"{name} is left out. {error}", flush=True)
             continue
         rows = known_rows() | {name: row_of(name, pod, reading, key)}  # read again: another process may have added
-        save(
-            "pods",
-            [rows[name] for name in PODS if name in rows],
-            markdown(rows),
-            packages=("jax", "jaxlib"),
-            done="Compiled",
-        )
+        ordered = [rows[name] for name in PODS if name in rows]
+        save("pods", ordered, markdown(rows), packages=("jax", "jaxlib"), done="Compiled")
 
 
 def markdown(rows: dict[str, dict[str, Any]]) -> str:
