@@ -6,8 +6,8 @@ from jax.sharding import Mesh
 
 from .hardware import chip_of
 
-# Memory on the chip that one operation may use, in KiB, instead of 16 MiB: attention's kernel with blocks of 2,048 needs
-# more. These chips have 128 MiB.
+# Memory on the chip that one operation may use, in KiB, instead of 16 MiB: attention's kernel needs more with blocks of
+# 2,048. These chips have 128 MiB.
 _WIDE_BLOCKS = {"xla_tpu_scoped_vmem_limit_kib": 65536}
 # Chip, as in `parallel.hardware` -> option -> value.
 OPTIONS: dict[str, dict[str, Any]] = {"v5p": _WIDE_BLOCKS, "v6e": _WIDE_BLOCKS}
