@@ -1,21 +1,19 @@
-"""Options of XLA's compilers that a train step is compiled with, in one table."""
+"""Options of XLA's compilers that a step is compiled with, in one table."""
 
 from typing import Any
 
 from jax.sharding import Mesh
 
-from .mesh import platform_of
+from .hardware import chip_of
 
-# Platform -> option -> value.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "tpu": {
-        # Memory on the chip that an operation may use, in KiB: attention's kernel with blocks of 2,048 needs more than
-        # what it may by default, 16 MiB.
-        "xla_tpu_scoped_vmem_limit_kib": 65536,
-    },
-}
+# Memory on the chip that one operation may use, in KiB, instead of 16 MiB: attention's kernel needs more with blocks of
+# 2,048. These chips have 128 MiB.
+_WIDE_BLOCKS = {"xla_tpu_scoped_vmem_limit_kib": 65536}
+# Chip, as in `parallel.hardware` -> option -> value.
+OPTIONS: dict[str, dict[str, Any]] = {"v5p": _WIDE_BLOCKS, "v6e": _WIDE_BLOCKS}
 
 
 def compiler_options(mesh: Mesh) -> dict[str, Any]:
     """The options for the devices of a mesh, as `jax.jit` takes them."""
-    return dict(OPTIONS.get(platform_of(mesh), {}))
+    chip = chip_of(mesh.devices.flat[0].device_kind)
+    return dict(OPTIONS.get(chip.name, {})) if chip else {}

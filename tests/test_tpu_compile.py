@@ -156,15 +156,6 @@ def test_what_is_offloaded_waits_on_the_host():
     assert memory.host_temp_size_in_bytes >= 4 * 2 * 256 * 2 * (512 + 1536)
 
 
-@pytest.mark.parametrize("generation", ["v5p", "v6e"])
-def test_wide_blocks_have_the_memory_that_they_need(generation: str):
-    config = small()
-    config.model.update(num_layers=1, head_dim=128, attention="splash,block=2048,fused_backward=1")
-    config.data.seq_len = 4096
-    mesh = make_mesh(MeshConfig(data=1, fsdp=4), devices=devices(generation))
-    assert "splash_mha_dkv" in compile_and_listen(lower_step(config, mesh)).text
-
-
 @pytest.mark.parametrize("generation", TOPOLOGIES)
 @pytest.mark.parametrize(
     ("block", "head_dim", "size_of_values", "fused_backward"),
