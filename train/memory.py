@@ -226,7 +226,7 @@ def _working_set_of(m: TransformerConfig, workload: Workload, layout: Layout, to
 
 
 def _hidden(m: TransformerConfig, layout: Layout, tokens: float, wide: int) -> float:
-    """Numbers of an MLP or of experts, for so many of each token's hidden ones; of experts with each copy of a token."""
+    """Numbers of an MLP, or of experts for each copy of a token: so many for each hidden one."""
     mlp = wide * tokens * m.d_mlp / layout.tensor
     if not m.num_experts:
         return mlp
