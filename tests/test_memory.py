@@ -181,7 +181,7 @@ def test_a_chunked_loss_has_the_logits_of_a_chunk():
 
 def test_attention_in_blocks_has_the_logits_of_a_block():
     """Of 1,024 queries 128 at a time: logits in float32, and probabilities and their gradient in bfloat16."""
-    config = small(**{"model.remat": "full", "data.seq_len": 1024})
+    config = small(**{"model.remat": "full", "data.seq_len": 1024, "train.objective": "auto,chunk=16"})
     workload, layout = workload_of(config), layout_of(config, abstract_mesh())
     plain, blocked, splash = (
         estimate_memory(workload, dataclasses.replace(layout, attention=kind)).terms["working set of a layer"]

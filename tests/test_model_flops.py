@@ -179,7 +179,7 @@ def test_what_remat_computes_again_is_what_jax_traces(remat: str, activation: st
 
 @pytest.mark.parametrize("remat", ["full", "attention", "projections"])
 def test_both_towers_compute_again_what_their_own_lengths_ask(remat: str):
-    config = make_config(encoder=make_config(is_causal=False), position="relative")
+    config = make_config(architecture="encoder_decoder", position="relative")
     tokens, encoder_tokens = jnp.zeros((1, 8), jnp.int32), jnp.zeros((1, 16), jnp.int32)
     params = jax.eval_shape(Transformer(config).init, jax.random.key(0), tokens[:, :1])["params"]
 

@@ -41,6 +41,9 @@ MORE: tuple[Case, ...] = (
     (HGX, "", {"fsdp": 8}, {"model.remat": "full", "mesh.rules": "zero1", **ROWS}),
     (HGX, "", {"fsdp": 8}, {"model.remat": "dots", "model.tie_embeddings": False, "data.vocab_size": 64_000, **ROWS}),
     ("gpu:a100:8", "", {"data": 2, "fsdp": 4}, {"model.remat": "attention", **ROWS}),
+    ("gpu:h100:2", "", {"fsdp": 2}, {"model.remat": "projections", "data.seq_len": 2048, "data.batch_size": 8}),
+    ("gpu:h100:8x2", "", {"data": 2, "fsdp": 8}, {"model.remat": "full", **ROWS}),
+    (HGX, "", {"fsdp": 8}, {"model.remat": "full", "model.attention": "plain", "data.seq_len": 2048, **ROWS}),
     (HGX, "bert_large", {"data": 8}, {"train.microbatch_rows": 16, "model.remat": "full"}),
     (H100, "gpt2_124m_h100_1", {}, {}),
     ("gpu:h200:1", "gpt2_1b5_h200_1", {}, {}),
@@ -113,7 +116,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     lines = [
         "# Memory of a train step",
         "",
-        "What a device holds at the fullest moment of a step, in MiB: on paper (`train/memory.py`), and by the compilers",
+        "What a device holds at the fullest moment of a step, in MiB: on paper (`train/memory.py`), and by compilers",
         "for devices that need not be there (`train.compile`): on TPUs the peak of what lives at one time, on GPUs all",
         f"that is laid out. **{len(near)} of {len(rows)} are within 10%**, {gpus} of them of GPUs; the worst is "
         f"{off(worst):+.1%}.",
