@@ -401,3 +401,20 @@ def test_an_involuntary_rematerialization_is_heard():
     look_up = jax.jit(lambda table, tokens: table[tokens], out_shardings=wanted)
     compiled = compile_and_listen(look_up.lower(table, tokens))
     assert compiled.rematerializes, compiled.messages
+
+
+TOWERS = {"model.architecture": "encoder_decoder", "model.position": "relative", "model.num_layers": 2}
+TOWERS |= {"data.task": "span_corruption", "data.tokenizer": "bpe,extra_ids=100", "data.vocab_size": 512}
+
+
+@pytest.mark.xdist_group("collectives")
+@pytest.mark.parametrize("changes", [TOWERS, {"train.parameters": "lora,rank=4"}], ids=["two towers", "lora"])
+def test_fsdp_moves_what_the_textbook_says_of_two_towers_and_of_adapters(changes: dict[str, object]):
+    """All layers of both are gathered; of adapters the gradient that is scattered is that of what they adapt."""
+    config = small()
+    config.update_from_flattened_dict(changes)
+    mesh = make_mesh(MeshConfig(data=1, fsdp=4), devices=jax.devices()[:4])
+    measured = totals(collectives(compile_and_listen(lower_step(config, mesh)).text, mesh.shape))
+    on_paper = totals_of(budget(config, mesh, "cpu"))
+    for kind in ("all-gather", "reduce-scatter"):
+        assert measured[kind, ("fsdp",)] == on_paper[kind, ("fsdp",)]

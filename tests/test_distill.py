@@ -14,17 +14,22 @@ from ml_collections import ConfigDict
 
 import train.convert
 import train.inspect
-from parallel import MeshConfig, make_mesh, shard_batch
+from model import count_params, forward_flops
+from parallel import AXES, MeshConfig, make_mesh, parse_machine, shard_batch
 from tests.conftest import tiny_config
 from tests.helpers import command, leaf_errors, one_device, uneven_batch
 from tests.task_cases import TRAINED
 from train import evaluate, fit, make_model, make_train_step
 from train.distill import check_same_meaning, soft_cross_entropy
 from train.initial import first_state
+from train.layout import Layout
+from train.memory import logits_bytes
 from train.metrics import read_metrics
 from train.parameters_of_run import own_config, read_model
 from train.state import model_params
+from train.step_time import estimate_time
 from train.workdir import write_tokenizer
+from train.workload import workload_of
 
 
 def tiny_run(directory: Path) -> ConfigDict:
@@ -229,3 +234,22 @@ def test_evaluation_needs_no_teacher(corpus_directory: Path, teacher: Path):
     plain = tiny_run(corpus_directory)
     params = model_params(config, first)
     assert evaluate(config, params, one_device()) == evaluate(plain, params, one_device())
+
+
+def test_a_plan_knows_of_the_teacher(corpus_directory: Path, teacher: Path):
+    """Its logits are beside the student's, its parameters are divided as such, and it is run forward."""
+    alone, taught = (workload_of(config) for config in (tiny_run(corpus_directory), student(corpus_directory, teacher)))
+    theirs = taught.teacher
+    assert theirs is not None
+    assert theirs.d_model == 48
+    one, four = ({**dict.fromkeys(AXES, 1), "fsdp": size} for size in (1, 4))
+    whole, divided = (taught.shard_bytes("teacher_params", sizes) for sizes in (one, four))
+    assert whole == 4 * count_params(theirs)["total"]
+    assert divided < whole / 2
+    layout = Layout(**one, microbatch_rows=2, remat="none", attention="plain")
+    logits = [logits_bytes(workload, layout) for workload in (alone, taught)]
+    wide = (alone.model.padded_vocab_size, theirs.padded_vocab_size)
+    assert logits == [4 * 2 * alone.length * wide[0], 4 * 2 * alone.length * sum(wide)]
+    machine = parse_machine("v5e:1x1")
+    ours, both = (estimate_time(workload, layout, machine, {}).compute for workload in (alone, taught))
+    assert both - ours == pytest.approx(taught.rows * forward_flops(theirs, taught.length) / 197e12)

@@ -3,6 +3,7 @@
 Letters of the literal counts: B batch, T length, L layers, D model, F mlp, N heads, K kv heads, H head dim, V vocab.
 """
 
+import dataclasses
 import math
 from typing import Any
 
@@ -154,3 +155,67 @@ def test_an_unused_axis_of_experts_makes_copies_of_tokens():
     shared = estimate_memory(workload, layout_of(config, abstract_mesh({"expert": 4})))
     hidden = L * (B // 4) * T * 2 * F * 2
     assert shared.terms["kept activations"] - alone.terms["kept activations"] == hidden  # 4 x 1 of 2 copies: twice
+
+
+def test_each_tower_has_its_own_length():
+    """Span corruption gives the encoder a whole row, and the decoder what is cut out of it."""
+    spans = {"model.architecture": "encoder_decoder", "data.task": "span_corruption", "data.seq_len": 512}
+    config = small(**spans, **{"data.tokenizer": "bpe,extra_ids=100", "model.position": "relative"})
+    workload = workload_of(config)
+    assert (workload.length, workload.encoder_length) == (114, 512)
+    kept = kept_activations(make_model(config).config, "full", fused=True)
+    # The inputs of all layers; the decoder's also keep what the encoder read, once.
+    stacked = bytes_of(kept, rows=2, length=114, encoder_length=512, sizes={"tensor": 1}, divides_length=True)
+    assert stacked == 2 * L * 2 * D * (114 + 512)
+    plain = kept_activations(make_model(config).config, "none", fused=False)
+    pairs = {one.lengths for one in plain if len(one.lengths) == 2}
+    assert pairs == {"TT", "TS", "SS"}
+
+
+def test_a_chunked_loss_has_the_logits_of_a_chunk():
+    whole, chunked = (
+        estimate_memory(workload_of(config), layout_of(config, abstract_mesh())).terms["logits"]
+        for config in (
+            small(**{"model.remat": "full", "data.vocab_size": 2**16, "train.objective": objective})
+            for objective in ("auto", "auto,chunk=16")
+        )
+    )
+    assert (whole, chunked) == (4 * B * T * 2**16, 4 * B * 16 * 2**16)
+
+
+def test_attention_in_blocks_has_the_logits_of_a_block():
+    """Of 1,024 queries 128 at a time: logits in float32, and probabilities and their gradient in bfloat16."""
+    config = small(**{"model.remat": "full", "data.seq_len": 1024, "train.objective": "auto,chunk=16"})
+    workload, layout = workload_of(config), layout_of(config, abstract_mesh())
+    plain, blocked, splash = (
+        estimate_memory(workload, dataclasses.replace(layout, attention=kind)).terms["working set of a layer"]
+        for kind in ("plain", "blocked", "splash")
+    )
+    half_of_heads = (4 * N + 4 * K) * H * B * 1024 * 2 / 2
+    assert plain - blocked == (4 + 2 * 2) * B * N * 1024 * (1024 - 128)
+    assert blocked - splash == (4 + 2 * 2) * B * N * 1024 * 128 - half_of_heads
+
+
+def test_a_frozen_base_is_gathered_too():
+    lora = small(**{"train.parameters": "lora,rank=4", "model.remat": "full"})
+    terms = [
+        estimate_memory(workload_of(config), layout_of(config, abstract_mesh({"fsdp": 4}))).terms
+        for config in (small(**{"model.remat": "full"}), lora)
+    ]
+    layer = D * H * (N + 2 * K) + N * H * D + 3 * D * F
+    assert terms[0]["gathered weights of a layer"] == 2 * layer
+    assert terms[1]["gathered weights of a layer"] >= 2 * layer
+
+
+def test_compilers_for_gpus_put_off_the_gradient_of_the_head():
+    """Several GPUs have the logits in the backward pass; and no copies of all layers' parameters ahead of it."""
+    config = small(**{"model.remat": "full"})
+    workload = workload_of(config)
+    on = {
+        (chip, size): estimate_memory(workload, layout_of(config, abstract_mesh({"data": size})), chip)
+        for chip in ("v5p", "h100")
+        for size in (1, 2)
+    }
+    assert [on[key].moment for key in on] == ["backward"] * 4
+    assert [on[key].terms.get("logits", 0) for key in on] == [0, 0, 0, 4 * (B // 2) * T * V]
+    assert ["weights in the compute dtype" in on[key].terms for key in on] == [True, True, False, False]

@@ -178,3 +178,20 @@ def test_what_remat_computes_again_is_what_jax_traces(remat: str, activation: st
 
     again = operations(remat) - operations("none")
     assert again == recomputed_flops(config, 16, remat, keeps=True, skips=False)
+
+
+@pytest.mark.parametrize("remat", ["full", "attention", "projections"])
+def test_both_towers_compute_again_what_their_own_lengths_ask(remat: str):
+    config = make_config(architecture="encoder_decoder", position="relative")
+    tokens, encoder_tokens = jnp.zeros((1, 8), jnp.int32), jnp.zeros((1, 16), jnp.int32)
+    params = jax.eval_shape(Transformer(config).init, jax.random.key(0), tokens[:, :1])["params"]
+
+    def operations(remat: str) -> float:
+        model = Transformer(config, stack_fn=functools.partial(scan_layers, remat=remat))
+        loss = jax.grad(
+            lambda params: jnp.sum(model.apply({"params": params}, tokens, encoder_tokens_BS=encoder_tokens))
+        )
+        return matmul_operations(jax.make_jaxpr(loss)(params).jaxpr)
+
+    again = operations(remat) - operations("none")
+    assert again == recomputed_flops(config, 8, remat, encoder_length=16, keeps=True, skips=False)

@@ -94,6 +94,34 @@ def test_remat_takes_time_and_no_part_of_mfu():
     assert full.compute - none.compute == pytest.approx(again / 197e12)
 
 
+def test_heads_narrower_than_a_systolic_array_take_longer():
+    """Of v6e's 256 rows heads of 128 use half, so attention's operations count twice."""
+    layout = Layout(**ONE, microbatch_rows=4, remat="none", attention="splash")
+    bound = estimate_time(workload_of(medium()), layout, parse_machine("v6e:1x1"), {})
+    attention = 3 * 64 * 8 * 4 * 1024 * 8 * 128 * (1025 / 2)
+    assert bound.compute == pytest.approx((bound.model_flops + attention) / 918e12)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "remat", "num_bytes"),
+    # State read and written, gradients read and written; a cast; and each pass reads the weights.
+    [
+        ("bfloat16", "none", 2 * 12 + 2 * 4 + (4 + 2) + 2 * 2),
+        ("bfloat16", "full", 2 * 12 + 2 * 4 + (4 + 2) + 3 * 2),
+        ("float32", "none", 2 * 12 + 2 * 4 + 2 * 4),
+    ],
+)
+def test_what_a_weight_costs_of_hbms_bandwidth(dtype: str, remat: str, num_bytes: int):
+    """With so few tokens activations are next to nothing."""
+    layout, machine = Layout(**ONE, microbatch_rows=1, remat=remat, attention="splash"), parse_machine("v5e:1x1")
+    few = {"data.batch_size": 1, "data.seq_len": 8, "model.dtype": dtype}
+    narrow, wide = (
+        estimate_time(workload_of(medium(**few, **{"model.d_mlp": width})), layout, machine, {}).memory * 819e9
+        for width in (4096, 8192)
+    )
+    assert (wide - narrow) / (8 * 3 * 1024 * 4096) == pytest.approx(num_bytes, rel=0.01)
+
+
 def test_a_pipeline_waits():
     workload, machine = workload_of(medium()), parse_machine("v5p:2x2x1")
     layout = Layout(**{**ONE, "stage": 4}, microbatch_rows=8, remat="full", attention="splash")

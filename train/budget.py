@@ -50,6 +50,7 @@ from parallel.ring import ring_steps
 from parallel.schedules import ENDS, tables
 
 from .layout import Layout, layout_of
+from .trainable import ADAPTERS
 from .workload import Leaf, Workload, workload_of
 
 
@@ -150,6 +151,10 @@ class _Parameter:
     @property
     def is_vector(self) -> bool:
         return "norm" in self.name
+
+    @property
+    def is_adapter(self) -> bool:
+        return self.name.endswith(ADAPTERS)
 
     @property
     def in_layers(self) -> bool:
@@ -253,6 +258,12 @@ def _gradients(step: _Step, parameter: _Parameter, *, parts: int = 1, scattered:
         one = Total(2, size * (step.itemsize + head_itemsize))
         if step.itemsize == 4 and lowering.adds_before_reducing:
             one = Total(1, size * 4)
+    if (
+        parameter.name == "embedding"
+        and step.model.encoder
+        and not (one.tensors == 1 and lowering.adds_before_reducing)
+    ):
+        one += Total(1, size * step.itemsize)  # both towers look up
     return _times(one, parameter.layers * M)
 
 
@@ -275,11 +286,15 @@ def _fsdp(step: _Step) -> list[Row]:
         # A table is the same in each microbatch: gathered before their loop, and kept for the backward pass.
         return _times(Total(1, one.size * itemsize), one.layers * step.microbatches if one.in_layers else 1)
 
-    read = [one for one in (*step.params, *step.fixed) if one.divided[""]]
+    # Adapters are added to what they adapt, whose gradient is reduced; theirs follow from it.
+    of_model = [*(one for one in step.params if not one.is_adapter), *step.fixed]
+    read = [one for one in of_model if one.divided[""]]
     layers = _sum(gathered(one) for one in read if one.in_layers)
     tables = _sum(gathered(one) for one in read if not one.in_layers)
     updated = [one for one in step.params if one.divided["moment"] and not one.divided[""]]
-    scattered = [one for one in step.params if one.divided["gradient"]]
+    adapted = {one.name.rpartition("/")[0] for one in step.params if one.is_adapter}
+    trained = [*(one for one in step.params if not one.is_adapter), *(one for one in step.fixed if one.name in adapted)]
+    scattered = [one for one in trained if one.divided["gradient"]]
     whole = [one for one in step.params if not one.divided["gradient"]]
     return [
         Row("all-gather", "fsdp", "layers, forward", layers),
@@ -304,7 +319,7 @@ def _tensor(step: _Step) -> list[Row]:
         return _sum(_times(stream, count(attentions) * L * M) for L, stream, attentions in towers)
 
     # Matmuls that read a sublayer's normalised input: each gives a part of its gradient. Keys and values of what the
-    # encoder read are made of that, in each layer of the decoder.
+    # encoder read are made of that, in each layer of the decoder; its gradient stays whole.
     products = 3 + (2 if m.is_gated else 1)
     readers = of_layers(lambda attentions: attentions + 1 if adds else products + attentions - 1)
     memory = _times(of_encoder, m.num_layers * M * (1 if adds else 2)) if m.encoder else Total()
@@ -314,18 +329,19 @@ def _tensor(step: _Step) -> list[Row]:
     sublayers = of_layers(lambda attentions: attentions + 1)
     tables = _sum(_times(stream, M) for _, stream, _ in towers)
     loss = Row("all-reduce", "tensor", "loss: maximum and sums", _times(Total(1, step.tokens * 4), 3 * M))
+    of_memory = Row("all-reduce", "tensor", "what the encoder read, backward", memory)
     reduced = {
         "sublayers, forward": sublayers,
         "sublayers, computed again": again,
-        "sublayers, backward": readers + memory,
+        "sublayers, backward": readers,
         "embedding": tables,
         "head, backward": _times(in_float32 if step.length_divided else activations, M),
     }
     if not step.length_divided:
-        return [loss, *(Row("all-reduce", "tensor", what, total) for what, total in reduced.items())]
+        return [loss, of_memory, *(Row("all-reduce", "tensor", what, total) for what, total in reduced.items())]
     gathered = {
         "sublayers, forward": sublayers + memory,
-        "sublayers, inputs again": sublayers + memory,
+        "sublayers, inputs again": sublayers,
         "sublayers, backward": sublayers,
         "embedding, backward": tables,
         "head": _times(activations, M),
@@ -333,6 +349,7 @@ def _tensor(step: _Step) -> list[Row]:
     vectors = _sum(_gradients(step, one) for one in step.params if one.is_vector)
     return [
         loss,
+        of_memory,
         *(Row("reduce-scatter", "tensor", what, total) for what, total in reduced.items()),
         *(Row("all-gather", "tensor", what, total) for what, total in gathered.items()),
         Row("all-reduce", "tensor", "gradients of vectors", vectors),

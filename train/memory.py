@@ -76,7 +76,7 @@ def estimate_memory(workload: Workload, layout: Layout, chip: str = "") -> Memor
     held = {"weights in the compute dtype": cast_weights(workload, layout, is_gpu=is_gpu)} | _kept(workload, layout)
     grads = gradients(workload, sizes)
     sums = {"sums of gradients": grads} if accumulates else {}
-    logits = _logits(workload, layout) * (1 + workload.itemsize / 4 if chip in WHOLE_LOGIT_GRADIENTS else 1)
+    logits = logits_bytes(workload, layout) * (1 + workload.itemsize / 4 if chip in WHOLE_LOGIT_GRADIENTS else 1)
     table, head_gradient = _table(workload, layout), _head_gradient(workload, layout)
     looked_up = table if workload.model.tie_embeddings else 0
     # On GPUs, the zeros of the loop over the layers; without remat there are none yet.
@@ -160,7 +160,7 @@ def _head_size(workload: Workload, layout: Layout) -> float:
     return m.padded_vocab_size * m.d_model / math.prod(layout.sizes[axis] for axis in table["vocab"])
 
 
-def _logits(workload: Workload, layout: Layout) -> float:
+def logits_bytes(workload: Workload, layout: Layout) -> float:
     """4 B T V bytes: float32, of one microbatch, or of as many positions as are made at a time; and a teacher's."""
     if not workload.has_logits:
         return 0
@@ -172,7 +172,7 @@ def _logits(workload: Workload, layout: Layout) -> float:
 
 def _table(workload: Workload, layout: Layout) -> float:
     """The head as the matmul reads it, in the compute dtype."""
-    return _head_size(workload, layout) * workload.itemsize if _logits(workload, layout) else 0
+    return _head_size(workload, layout) * workload.itemsize if logits_bytes(workload, layout) else 0
 
 
 def _head_gradient(workload: Workload, layout: Layout) -> float:
