@@ -3,7 +3,7 @@
     python -m train.plan --config configs/gpt2_1b5_h200_1.py --topology gpu:h200:1
 
 Plan, an estimate from shapes and the hardware's peaks, not measured: one device, rows=8, remat=none, attention=cudnn.
-82.8 of 104.8 GiB a chip; a step takes at least 5.2 s (5.2 s if the network is not hidden), MFU at most 100.0%
+81.6 of 104.8 GiB a chip; a step takes at least 5.2 s (5.2 s if the network is not hidden), MFU at most 100.0%
 (100.0%), 100,892 tokens/s; compute binds. Not compiled yet.
 """
 

@@ -17,6 +17,6 @@ def get_config() -> ConfigDict:
     config = gpt2_1b5.get_config()
     config.name = "gpt2_1b5_v5e_8"
     config.mesh.update(data=1, fsdp=8)
-    config.train.update(microbatch_rows=32, objective="auto,chunk=512")
     config.model.remat = "full"
+    config.train.update(microbatch_rows=32, objective="auto,chunk=512")
     return config

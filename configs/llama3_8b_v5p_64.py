@@ -3,7 +3,7 @@
     python -m train.plan --config configs/llama3_8b_v5p_64.py --topology v5p:4x4x4
 
 Plan, an estimate from shapes and the hardware's peaks, not measured: fsdp=64, rows=1, remat=none, attention=splash.
-85.2 of 95.7 GiB a chip; a step takes at least 7.35 s (8.26 s if the network is not hidden), MFU at most 100.0%
+83.2 of 95.7 GiB a chip; a step takes at least 7.35 s (8.26 s if the network is not hidden), MFU at most 100.0%
 (89.0%), 570,727 tokens/s; compute binds. Not compiled yet.
 """
 

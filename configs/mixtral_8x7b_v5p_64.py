@@ -3,7 +3,7 @@
     python -m train.plan --config configs/mixtral_8x7b_v5p_64.py --topology v5p:4x4x4
 
 Plan, an estimate from shapes and the hardware's peaks, not measured: fsdp=64, rows=8, remat=attention,
-attention=splash. 83.2 of 95.7 GiB a chip; a step takes at least 14.4 s (15.1 s if the network is not hidden), MFU at
+attention=splash. 67.2 of 95.7 GiB a chip; a step takes at least 14.4 s (15.1 s if the network is not hidden), MFU at
 most 82.4% (78.7%), 291,852 tokens/s; compute binds. Not compiled yet.
 """
 
