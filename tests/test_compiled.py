@@ -145,6 +145,7 @@ def test_operations_of_attention_kernels():
 
 def test_attention_of_heads_of_128_reaches_half_of_v6es_peak():
     config = small(head_dim=128)
+    config.model.dtype = "bfloat16"
     assert attention_peak(config, CHIPS["v5p"]) == 459e12
     assert attention_peak(config, CHIPS["v6e"]) == 459e12
     assert attention_peak(config, CHIPS["h100"]) == 989e12

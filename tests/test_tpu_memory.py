@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 from parallel import parse_machine
-from train.candidates import attention_of_machine
+from train.candidates import attentions_of
 from train.compile import compile_step, mesh_of
 from train.layout import layout_of
 from train.memory import Memory, estimate_memory
@@ -36,7 +36,7 @@ def medium(changes: dict[str, Any]) -> ConfigDict:
 def estimate(topology: str, config: ConfigDict) -> Memory:
     """On paper."""
     machine = parse_machine(topology)
-    layout = layout_of(config, mesh_of(config, machine), attention=attention_of_machine(config, machine))
+    layout = layout_of(config, mesh_of(config, machine), attention=attentions_of(config, machine)[0])
     return estimate_memory(workload_of(config), layout, machine.chip.name)
 
 

@@ -42,7 +42,8 @@ def test_a_small_step_fits_and_has_bounds(topology: str):
     assert 0 < reading.ici_s < reading.overlapped_s * 100
     assert reading.serial_s == pytest.approx(reading.compute_s + reading.ici_s)
     assert 0 < reading.mfu(reading.serial_s) < reading.mfu(reading.overlapped_s) < 1
-    assert (reading.dcn_s, reading.messages, reading.work.kernels) == (0, (), ())
+    assert (reading.dcn_s, reading.messages) == (0, ())
+    assert {kernel.name[:10] for kernel in reading.work.kernels} == {"splash_mha"}
 
 
 def test_between_slices_the_slower_network_counts():
