@@ -49,6 +49,25 @@ def attention_mask(
     return mask_BTS & (abs(distance_BTS) < window) if window else mask_BTS
 
 
+def check_in_order(name: str, may: bool) -> None:
+    """Refuses rows of which a kernel that reads no positions cannot tell what is later.
+
+    Raises:
+        ValueError: `may` is false; it says what to use instead.
+    """
+    if not may:
+        raise ValueError(
+            f"{name} tells by their places which tokens are later, and these stand in another order, or in a cache; "
+            "use config.model.attention='blocked' or 'plain'"
+        )
+
+
+def pad_to(x: Array, dim: int, multiple: int, value: int = 0) -> Array:
+    """Appends a value along a dim, up to a multiple."""
+    short = -x.shape[dim] % multiple
+    return jnp.pad(x, [(0, short if i == dim else 0) for i in range(x.ndim)], constant_values=value) if short else x
+
+
 class RelativeBias(NamedTuple):
     """What T5 adds to the logits by how far a key is from the query.
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .attention import RelativeBias, attention_mask
+from .attention import RelativeBias, attention_mask, check_in_order, pad_to
 
 # Lengths are padded to multiples of these. Training takes no odd ones (jax 0.11.2); and beside an array that is added,
 # cuDNN has been known to make NaN of the queries' gradients where half of the last 128 are there.
@@ -64,19 +64,15 @@ def cudnn_attention(
         raise ValueError(
             "cuDNN's attention has no soft cap and no bias of relative positions; use config.model.attention='blocked'"
         )
-    if (causal or window) and not in_order:
-        raise ValueError(
-            "cuDNN's attention tells by their places which tokens are later, and these stand in another order, or in a "
-            "cache; use config.model.attention='blocked' or 'plain'"
-        )
+    check_in_order("cuDNN's attention", in_order or not (causal or window))
     T, size, size_of_values = q_BTNH.shape[1], q_BTNH.shape[-1], v_BSKH.shape[-1]
     # The kernel has one head dim for all three.
-    q_BTNH, k_BSKH, v_BSKH = (_pad(x, 3, max(size, size_of_values)) for x in (q_BTNH, k_BSKH, v_BSKH))
+    q_BTNH, k_BSKH, v_BSKH = (pad_to(x, 3, max(size, size_of_values)) for x in (q_BTNH, k_BSKH, v_BSKH))
     # It takes a window only beside a causal mask and no array; otherwise it goes into the array.
     fused_window = window if causal and not packed else 0
     has_array = packed or window != fused_window
     multiple = TILE if has_array else EVEN
-    q_BTNH, k_BSKH, v_BSKH = (_pad(x, 1, multiple) for x in (q_BTNH, k_BSKH, v_BSKH))
+    q_BTNH, k_BSKH, v_BSKH = (pad_to(x, 1, multiple) for x in (q_BTNH, k_BSKH, v_BSKH))
     mask_B1TS = lengths_B = kv_lengths_B = None
     if has_array:
         mask_B1TS = attention_mask(
@@ -89,7 +85,7 @@ def cudnn_attention(
         )[:, None]
         # In order, a token sees itself at least.
         sees_BT = None if in_order else jnp.any(mask_B1TS[:, 0], axis=-1)
-        mask_B1TS = _pad(_pad(mask_B1TS, 2, multiple), 3, multiple)
+        mask_B1TS = pad_to(pad_to(mask_B1TS, 2, multiple), 3, multiple)
     else:
         # No length of 0, of which a softmax would be 0 / 0: a row of nothing but padding is taken for one token.
         lengths_B, kv_lengths_B = (
@@ -110,9 +106,3 @@ def cudnn_attention(
     )[:, :T, :, :size_of_values]
     # Chosen and not multiplied, so that what the kernel leaves there comes neither out nor back as a gradient.
     return out_BTNH if sees_BT is None else jnp.where(sees_BT[..., None, None], out_BTNH, 0)
-
-
-def _pad(x: Array, dim: int, multiple: int) -> Array:
-    """With zeros, or False, to a multiple along a dim."""
-    short = -x.shape[dim] % multiple
-    return jnp.pad(x, [(0, short if i == dim else 0) for i in range(x.ndim)]) if short else x

@@ -13,11 +13,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .attention import RelativeBias
+from .attention import RelativeBias, check_in_order, pad_to
 
 LANES = 128  # lengths and blocks are multiples of this
-# Wider ones save reads of keys. Blocks of 2048 are too much for the compiler (v5e and v5p, head dim 128) unless
-# --xla_tpu_scoped_vmem_limit_kib is set.
+# Wider ones save reads of keys; those of 2,048 take minutes to compile, and on v5e do not fit (`compiler_options`).
 BLOCK = 512
 
 
@@ -72,15 +71,11 @@ def splash_attention(
     del q_positions_BT, kv_positions_BS
     if bias is not None:
         raise ValueError("splash attention has no bias of relative positions; use config.model.attention='blocked'")
-    if (causal or window) and not in_order:
-        raise ValueError(
-            "splash attention tells by their places which tokens are later, and these stand in another order, or in a "
-            "cache; use config.model.attention='blocked' or 'plain'"
-        )
+    check_in_order("splash attention", in_order or not (causal or window))
     T, H = q_BTNH.shape[1], q_BTNH.shape[-1]
     # Padding has segments of its own, one for queries and one for keys, so it sees and is seen by nothing.
-    q_BTNH, k_BSKH, v_BSKH = (_pad(x, 0) for x in (q_BTNH * (scale or H**-0.5), k_BSKH, v_BSKH))
-    segment_ids = _pad(q_segment_ids_BT, -1), _pad(kv_segment_ids_BS, -2)
+    q_BTNH, k_BSKH, v_BSKH = (pad_to(x, 1, LANES) for x in (q_BTNH * (scale or H**-0.5), k_BSKH, v_BSKH))
+    segment_ids = pad_to(q_segment_ids_BT, 1, LANES, -1), pad_to(kv_segment_ids_BS, 1, LANES, -2)
     kernel = _kernel(
         q_BTNH.shape[2], (q_BTNH.shape[1], k_BSKH.shape[1]), causal, window, soft_cap, block, fused_backward, interpret
     )
@@ -91,12 +86,6 @@ def splash_attention(
     # Of a query that sees nothing the kernel takes the mean of what it looked at, and would give that its gradients.
     sees_BT = jnp.any(q_segment_ids_BT[:, :, None] == kv_segment_ids_BS[:, None, :], axis=-1)
     return jnp.where(sees_BT[..., None, None], out_BTNH, 0)
-
-
-def _pad(x: Array, value: int) -> Array:
-    """Along the length, to a multiple of the lanes."""
-    short = -x.shape[1] % LANES
-    return jnp.pad(x, ((0, 0), (0, short), *((0, 0),) * (x.ndim - 2)), constant_values=value) if short else x
 
 
 def _kernel(

@@ -47,7 +47,7 @@ def rmsprop(w: Array, gradients: Sequence[Array], r: Array, d: float, hidden: bo
 
 def adam_direction(gradients: Sequence[Array], t: int, b1: float, b2: float, eps: float) -> Array:
     """Kingma and Ba 2015, algorithm 1, with the means written out as sums."""
-    weights = lambda b: [(1 - b) * b ** (t - i) for i in range(t + 1)]  # noqa: E731
+    weights = lambda b: [(1 - b) * b ** (t - i) for i in range(t + 1)]
     m = sum(a * g for a, g in zip(weights(b1), gradients, strict=False)) / (1 - b1 ** (t + 1))
     v = sum(a * g**2 for a, g in zip(weights(b2), gradients, strict=False)) / (1 - b2 ** (t + 1))
     return m / (np.sqrt(v) + eps)
@@ -114,7 +114,7 @@ def muon_of_optax(w: Array, gradients: Sequence[Array], r: Array, d: float, hidd
     """Optax's, on one matrix, and Adam without decay on what is none that is hidden."""
     if not hidden:
         return adamw(w, gradients, r, 0.0, hidden)
-    rates = lambda count: jnp.asarray(0.5 * r, jnp.float32)[count]  # noqa: E731
+    rates = lambda count: jnp.asarray(0.5 * r, jnp.float32)[count]
     optimizer = muon(rates, beta=0.9, weight_decay=d, eps=1e-3)
     params = jnp.asarray(w, jnp.float32)
     state = optimizer.init(params)
@@ -131,7 +131,7 @@ def soap(w: Array, gradients: Sequence[Array], r: Array, d: float, hidden: bool,
     (first, *rest) = gradients
     left, right = 0.1 * first @ first.T, 0.1 * first.T @ first
     q_left, q_right = np.eye(len(left)), np.eye(len(right))
-    refine = lambda square, q: qr(square @ q)[0] if len(q) <= largest else q  # noqa: E731
+    refine = lambda square, q: qr(square @ q)[0] if len(q) <= largest else q
     for _ in range(10):
         q_left, q_right = refine(left, q_left), refine(right, q_right)
     w = w - r[0] * d * w
@@ -233,7 +233,7 @@ def error_of(make_optimizer: Callable[[Any], Any], config: Any, name: str, num_s
         params = optax.apply_updates(params, updates)
     errors = []
     for key, kind in TREE.items():
-        layers = lambda array, kind=kind: array.astype(np.float64).reshape(-1, *kind.one)  # noqa: E731
+        layers = lambda array, kind=kind: array.astype(np.float64).reshape(-1, *kind.one)
         ours = layers(np.asarray(at(params, key)))
         for i, w in enumerate(layers(first[key])):
             of_layer = [layers(grads[key])[i] for grads in gradients]

@@ -98,7 +98,7 @@ def test_the_average_of_what_is_beside_the_model_is_saved_too(tmp_path: Path):
     checkpoints = Checkpoints(epath.Path(tmp_path))
     save_state(checkpoints, 7, state)
     checkpoints.wait()
-    place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)  # noqa: E731
+    place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
     read = restore_state(checkpoints, 7, jax.tree.map(place, state))
     checkpoints.close()
     jax.tree.map(np.testing.assert_array_equal, read, state)

@@ -79,7 +79,7 @@ def scale_by_adafactor(*, decay: float, clip: float, relative: bool) -> optax.Gr
                 direction *= jnp.maximum(layer_rms(name, param), 1e-3)
             return direction, *new
 
-        none = lambda node: node is None  # noqa: E731
+        none = lambda node: node is None
         flat, tree = jax.tree_util.tree_flatten_with_path(grads)
         others = (jax.tree.leaves(other, is_leaf=none) for other in (params, *state[1:]))
         results = [one(path, g, *more) for (path, g), *more in zip(flat, *others, strict=True)]

@@ -77,5 +77,5 @@ def averaged(params: Any, opt_state: Any) -> Any:
 
 
 def _find(opt_state: Any) -> EmaState | ScheduleFreeState | None:
-    is_average = lambda node: isinstance(node, EmaState | ScheduleFreeState)  # noqa: E731
+    is_average = lambda node: isinstance(node, EmaState | ScheduleFreeState)
     return next(filter(is_average, jax.tree.leaves(opt_state, is_leaf=is_average)), None)

@@ -27,7 +27,7 @@ class Layout:
         context: shards of the length.
         tensor: shards of heads and hidden dims.
         microbatch_rows: of a device in one pass.
-        remat: a key of `model.REMAT_POLICIES`.
+        remat: as `config.model.remat` has it.
         attention: how attention is computed.
         schedule: of the stages.
         chunks: pieces of the model that a stage holds.

@@ -44,5 +44,5 @@ def apart(hidden: optax.GradientTransformation, rest: optax.GradientTransformati
         matrix = matrix_of(parameter_name(path))
         return "hidden" if matrix and matrix.hidden else "rest"
 
-    labels = lambda params: jax.tree_util.tree_map_with_path(of, params)  # noqa: E731
+    labels = lambda params: jax.tree_util.tree_map_with_path(of, params)
     return optax.partition({"hidden": hidden, "rest": rest}, labels)

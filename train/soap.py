@@ -63,7 +63,7 @@ def scale_by_soap(*, b1: float, b2: float, eps: float, every: int, largest: int)
     """
 
     def init(params: Any) -> SoapState:
-        zeros = lambda: jax.tree.map(jnp.zeros_like, params)  # noqa: E731
+        zeros = lambda: jax.tree.map(jnp.zeros_like, params)
 
         def squares(fill: float, side: int) -> Any:
             return jax.tree_util.tree_map_with_path(functools.partial(_square, fill, side, largest), params)

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from parallel import Machine
+from parallel.hardware import GIB as GIB
 
-GIB = 2**30
 DAY = 86400
 
 

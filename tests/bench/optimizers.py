@@ -207,7 +207,7 @@ def state_sizes(name: str) -> tuple[int, int]:
 
 def row_of(name: str, target: float | None, loss: LossOf, fraction: float = 1.0) -> dict[str, Any]:
     """What is found of one optimizer; without a target, of LENGTH updates alone."""
-    scaled = lambda steps: max(4, round(fraction * steps))  # noqa: E731
+    scaled = lambda steps: max(4, round(fraction * steps))
     tuning = tuned(SETTINGS[name].rate, lambda rate: loss(name, rate, scaled(LENGTH)))
     rate = min(tuning, key=lambda rate: tuning[rate])
     lengths = {LENGTH: tuning[rate]}

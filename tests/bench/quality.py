@@ -18,8 +18,9 @@ from parallel import parse_machine
 from tests.bench.results import ROOT, save
 from train.compile import compile_step
 from train.compiled import Reading
+from train.words import GIB
 
-GB, GIB = 1e9, 2**30
+GB = 1e9
 MOVED = ("all-gather", "all-reduce")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "libtpu")
 
