@@ -47,9 +47,10 @@ test-demos: demos  ## read the data of the worked tasks
 	$(MAKE) EXTRAS=dev,demos ARGS='-m demos tests/test_demos.py $(ARGS)' test
 
 bench: demos  ## run the benchmarks, which write docs/ and tests/bench/results/
-	$(MAKE) EXTRAS=dev,demos,tpu run-bench
+	$(MAKE) EXTRAS=dev,demos,tpu,bench run-bench
 
 run-bench: $(READY)
+	$(BIN)/python -m tests.bench.throughput
 	JAX_PLATFORMS=cpu XLA_FLAGS=--xla_force_host_platform_device_count=8 $(BIN)/python -m tests.bench
 
 check: lint types test  ## what CI runs: lint, format, types, tests

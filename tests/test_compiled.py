@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -19,8 +20,9 @@ from parallel.hlo import ArrayShape
 from train.ahead import abstract_batch
 from train.compile import compile_step, main, report, to_json
 from train.compiled import Reading, attention_peak, kernel_flops, seconds_of, warnings_in
-from train.device_memory import CompiledMemory, memory_of_error
+from train.device_memory import CompiledMemory, memory_of, memory_of_error
 from train.flops import lengths_of, step_work
+from train.words import GIB
 
 V5P = parse_machine("v5p:4x4x4")
 
@@ -67,6 +69,30 @@ def test_an_error_about_memory_is_an_answer(message: str, needed: float, availab
 
 def test_another_error_is_none():
     assert memory_of_error("INTERNAL: Mosaic failed to compile", V5P, arguments=0) is None
+
+
+@pytest.mark.parametrize(
+    ("host", "peak", "needed"),
+    [
+        (0, 7 * GIB, 7 * GIB),  # what is alive at one time, not all that is laid out
+        (5 * GIB, 7 * GIB, 7 * GIB),
+        (6 * GIB, 7 * GIB, 9 * GIB),  # the peak of the host: of the device no more is known than what is laid out
+        (200 * GIB, 201 * GIB, 9 * GIB),
+    ],
+)
+def test_what_waits_on_the_host_is_not_taken_for_memory_of_the_device(host: int, peak: int, needed: int):
+    said = SimpleNamespace(
+        argument_size_in_bytes=GIB,
+        output_size_in_bytes=GIB,
+        alias_size_in_bytes=GIB,
+        temp_size_in_bytes=8 * GIB,
+        generated_code_size_in_bytes=0,
+        host_temp_size_in_bytes=host,
+        peak_memory_in_bytes=peak,
+    )
+    program: Any = SimpleNamespace(memory_analysis=lambda: said)
+    memory = memory_of(program, V5P)
+    assert (memory.needed, memory.fits, memory.host) == (needed, True, host)
 
 
 def test_memory_fits_up_to_the_last_byte():

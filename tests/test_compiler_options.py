@@ -3,11 +3,13 @@
 import jax
 import pytest
 
-from parallel import compiler_options, shard_batch
+from configs import base
+from parallel import compiler_options, parse_machine, shard_batch
 from parallel.compiler_options import OPTIONS
 from tests.helpers import one_device, uneven_batch
 from tests.test_remat import small
 from train import init_state, make_train_step
+from train.compile import compile_step
 
 
 def test_a_cpu_has_none():
@@ -21,3 +23,14 @@ def test_the_step_is_compiled_with_those_of_its_platform(monkeypatch: pytest.Mon
     monkeypatch.setitem(OPTIONS, "cpu", {"xla_no_such_option": 1})
     with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
         make_train_step(config, mesh)(state, batch)
+
+
+@pytest.mark.tpu
+def test_products_are_not_cut_in_pieces_that_wait_for_a_shard_each():
+    """Without the option this step's gathered weights go round as collective-permutes."""
+    config = base.get_config()
+    config.model.update(num_layers=2, d_model=512, num_heads=4, num_kv_heads=4, d_mlp=2048, dtype="bfloat16")
+    config.data.update(seq_len=1024, batch_size=32)
+    config.mesh.update(data=1, fsdp=4)
+    reading = compile_step(config, parse_machine("v5e:2x2"))
+    assert {kind for kind, _ in reading.totals} == {"all-gather", "all-reduce"}

@@ -57,6 +57,9 @@ def memory_of(program: jax.stages.Compiled, machine: Machine) -> CompiledMemory:
     libtpu spreads temporaries out where there is room and packs them closer where there is not, down to the peak of
     what lives at one time: of a program of 280 MiB of arguments and 1,280 of temporaries the peak was 1,064, and it fit
     into 1,404 with 784 of temporaries. So on TPUs the peak is what is needed, elsewhere the sum of the parts.
+
+    Its peak is that of the fuller memory, though: arguments and what waits on the host, where that is more. Then what
+    the device needs is not told; it is at most the sum of its parts, and at most what there is, as libtpu refuses more.
     """
     said: Any = program.memory_analysis()
     parts = {
@@ -67,9 +70,12 @@ def memory_of(program: jax.stages.Compiled, machine: Machine) -> CompiledMemory:
         "code": said.generated_code_size_in_bytes,
         "host": said.host_temp_size_in_bytes,
     }
+    available = machine.chip.usable_bytes
     total = parts["arguments"] + parts["outputs"] - parts["aliased"] + parts["temporaries"]
     needed = said.peak_memory_in_bytes if machine.chip.platform == "tpu" else total
-    return CompiledMemory(machine.chip.usable_bytes, needed or total, **parts)
+    if parts["host"] and needed <= parts["arguments"] + parts["host"]:
+        needed = min(total, available)
+    return CompiledMemory(available, needed or total, **parts)
 
 
 def memory_of_error(message: str, machine: Machine, *, arguments: int) -> CompiledMemory | None:

@@ -1,14 +1,16 @@
-"""All benchmarks, one after the other: `make bench`."""
+"""All benchmarks but that of tokens per second, which needs the machine's own devices: see `make bench`."""
 
 from tests.bench import (
     baselines,
     collectives,
+    compiler_options,
     distillation,
     equivalence,
     loader,
     memory,
     optimizers,
     pod_table,
+    quality,
     ranking,
     tasks,
 )
@@ -19,6 +21,8 @@ if __name__ == "__main__":
     memory.main()
     ranking.main()
     pod_table.main()
+    compiler_options.main()
+    quality.main([])
     baselines.main([])
     tasks.main([])
     distillation.main()

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from parallel import parse_machine
-from tests.bench.pods import PODS, Pod, changes_of, config_of, known_rows
+from parallel.compiler_options import OPTIONS
+from tests.bench.pods import PODS, Pod, as_it_is, changes_of, config_of, known_rows
 from tests.bench.results import compilers, key_of_step, save
 from train.compile import compile_step
 from train.compiled import Reading
@@ -33,7 +34,9 @@ def row_of(name: str, pod: Pod, reading: Reading, key: str) -> dict[str, Any]:
         "changes": changes_of(name, pod),
         "key": key,
         "versions": compilers(reading.machine),
+        "options": options_of(pod),
         "mesh": axes,
+        "on_paper": as_it_is(name, pod, reading.machine)[0].best.memory.total,
         "needed": memory.needed,
         "available": memory.available,
         "fits": memory.fits,
@@ -53,6 +56,11 @@ def row_of(name: str, pod: Pod, reading: Reading, key: str) -> dict[str, Any]:
         "tokens": reading.tokens,
         "binds": "compute" if reading.compute_s >= reading.network_s else "network",
     }
+
+
+def options_of(pod: Pod) -> dict[str, Any]:
+    """Those that its compiler is given."""
+    return OPTIONS.get(parse_machine(pod.topology, pod.num_slices).chip.name, {})
 
 
 def main(names: Sequence[str] = ()) -> None:
@@ -90,19 +98,23 @@ def markdown(rows: dict[str, dict[str, Any]]) -> str:
         "paper, and the bytes of the collectives over all links of a device (`train/compiled.py`). Bytes are of one",
         "device in one step, of an all-gather what it makes and of the rest what it is given.",
         "",
-        "| config | machine | mesh | GiB needed of available | fits | GB moved by kind | step s, overlapped / serial | "
-        "MFU bound | binds | compiled in |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| config | machine | mesh | GiB on paper | needed of available | fits | GB moved by kind | step s, "
+        "overlapped / serial | MFU bound | binds | compiled in |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     lines += [_line(name, row) for name, row in found]
     missing = [name for name in PODS if name not in rows]
     lines += ["", f"Not compiled yet: {', '.join(missing)}."] if missing else []
+    before = [name for name, row in found if row["options"] != options_of(PODS[name])]
+    if before:
+        lines += ["", f"Compiled with fewer options than `parallel/compiler_options.py` has now: {', '.join(before)}."]
     return "\n".join(lines) + "\n"
 
 
 def _line(name: str, row: dict[str, Any]) -> str:
     machine = row["topology"] + (f" x {row['num_slices']}" if row["num_slices"] > 1 else "")
-    start = f"| {name} | {machine} | {axes_in_words(row['mesh'])} | {row['needed'] / GIB:.2f} of "
+    start = f"| {name} | {machine} | {axes_in_words(row['mesh'])} | "
+    start += f"{row['on_paper'] / GIB:.2f} | {row['needed'] / GIB:.2f} of "
     start += f"{row['available'] / GIB:.2f} | {'yes' if row['fits'] else 'NO'} | "
     if "seconds" not in row:
         return f"{start}| | | | {row['compile_s']:.0f} s |"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from parallel import Machine
+from parallel import Machine, compiler_options
 from train.ahead import lower_step
 from train.compile import mesh_of
 
@@ -24,9 +24,11 @@ def key_of_step(config: Any, machine: Machine) -> str:
         config: the whole config.
         machine: whose compiler is installed.
     """
-    text = lower_step(config, mesh_of(config, machine)).as_text()
+    mesh = mesh_of(config, machine)
+    text = lower_step(config, mesh).as_text()
     text = re.sub(r'backend_config = "(?:\\.|[^"\\])*"', "", text)  # a kernel's bytes name the places of sources
-    return hashlib.sha256(f"{machine.name} {machine.num_slices} {compilers(machine)} {text}".encode()).hexdigest()[:16]
+    given = f"{machine.name} {machine.num_slices} {compilers(machine)} {compiler_options(mesh)} {text}"
+    return hashlib.sha256(given.encode()).hexdigest()[:16]
 
 
 def compilers(machine: Machine) -> dict[str, str]:
