@@ -4,7 +4,8 @@
 
 Plan, an estimate from shapes and the hardware's peaks, not measured: fsdp=8, rows=32, remat=full, attention=splash,
 loss in chunks of 512. 12.9 of 15.8 GiB a chip; a step takes at least 4.18 s (4.43 s if the network is not hidden),
-MFU at most 78.1% (73.7%), 125,519 tokens/s; compute binds. Not compiled yet.
+MFU at most 78.1% (73.7%), 125,519 tokens/s; compute binds. Compiled: needs 12.4 of 15.8 GiB, which fits; by its
+cycles and the bytes of its collectives 6.76 s (6.9 s), MFU 48.2% (47.3%).
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,8 @@
 
 Plan, an estimate from shapes and the hardware's peaks, not measured: fsdp=512 tensor=4, rows=1, remat=dots,
 attention=splash. 84.8 of 95.7 GiB a chip; a step takes at least 45.7 s (68.7 s if the network is not hidden), MFU at
-most 98.7% (65.6%), 367,516 tokens/s; compute binds. Not compiled yet.
+most 98.7% (65.6%), 367,516 tokens/s; compute binds. Compiled: needs 84.0 of 95.7 GiB, which fits; by its cycles and
+the bytes of its collectives 52.5 s (67.7 s), MFU 85.7% (66.5%).
 """
 
 from ml_collections import ConfigDict

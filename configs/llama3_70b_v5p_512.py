@@ -4,7 +4,8 @@
 
 Plan, an estimate from shapes and the hardware's peaks, not measured: fsdp=256 context=2, rows=1, remat=dots,
 attention=ring. 63.7 of 95.7 GiB a chip; a step takes at least 16.4 s (21.7 s if the network is not hidden), MFU at
-most 97.7% (74.1%), 510,926 tokens/s; compute binds. Not compiled yet.
+most 97.7% (74.1%), 510,926 tokens/s; compute binds. Compiled: needs 67.7 of 95.7 GiB, which fits; by its cycles and
+the bytes of its collectives 29 s (33.4 s), MFU 55.3% (48.0%).
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,8 @@
 
 Plan, an estimate from shapes and the hardware's peaks, not measured: fsdp=256, rows=1, remat=full, attention=splash.
 22.5 of 31.2 GiB a chip; a step takes at least 21.5 s (27.7 s if the network is not hidden), MFU at most 74.6%
-(57.9%), 390,222 tokens/s; compute binds. Not compiled yet.
+(57.9%), 390,222 tokens/s; compute binds. Compiled: needs 25.8 of 31.2 GiB, which fits; by its cycles and the bytes of
+its collectives 32.6 s (39 s), MFU 49.2% (41.1%).
 """
 
 from ml_collections import ConfigDict

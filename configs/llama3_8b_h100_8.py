@@ -4,7 +4,8 @@
 
 Plan, an estimate from shapes and the hardware's peaks, not measured: fsdp=8, rows=1, remat=dots, attention=cudnn.
 45.4 of 59.3 GiB a chip; a step takes at least 28.4 s (34 s if the network is not hidden), MFU at most 96.0% (80.2%),
-147,560 tokens/s; compute binds. Not compiled yet.
+147,560 tokens/s; compute binds. Compiled: needs 46.3 of 59.3 GiB, which fits; by operations on paper and the bytes of
+its collectives 28.4 s (35.3 s), MFU 96.0% (77.3%).
 """
 
 from ml_collections import ConfigDict

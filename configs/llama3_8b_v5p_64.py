@@ -4,7 +4,8 @@
 
 Plan, an estimate from shapes and the hardware's peaks, not measured: fsdp=64, rows=1, remat=none, attention=splash.
 83.2 of 95.7 GiB a chip; a step takes at least 7.35 s (8.26 s if the network is not hidden), MFU at most 100.0%
-(89.0%), 570,727 tokens/s; compute binds. Not compiled yet.
+(89.0%), 570,727 tokens/s; compute binds. Compiled: needs 88.4 of 95.7 GiB, which fits; by its cycles and the bytes of
+its collectives 10.9 s (12.2 s), MFU 67.6% (60.2%).
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,8 @@
 
 Plan, an estimate from shapes and the hardware's peaks, not measured: fsdp=256, rows=1, remat=dots, attention=splash.
 27.4 of 31.2 GiB a chip; a step takes at least 1.11 s (1.46 s if the network is not hidden), MFU at most 82.7%
-(62.9%), 3,777,661 tokens/s; compute binds. Not compiled yet.
+(62.9%), 3,777,661 tokens/s; compute binds. Compiled: needs 28.2 of 31.2 GiB, which fits; by its cycles and the bytes
+of its collectives 2.28 s (2.62 s), MFU 40.4% (35.0%).
 """
 
 from ml_collections import ConfigDict

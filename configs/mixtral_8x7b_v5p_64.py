@@ -4,7 +4,8 @@
 
 Plan, an estimate from shapes and the hardware's peaks, not measured: fsdp=64, rows=8, remat=attention,
 attention=splash. 67.2 of 95.7 GiB a chip; a step takes at least 14.4 s (15.1 s if the network is not hidden), MFU at
-most 82.4% (78.7%), 291,852 tokens/s; compute binds. Not compiled yet.
+most 82.4% (78.7%), 291,852 tokens/s; compute binds. Compiled: needs 73.6 of 95.7 GiB, which fits; by its cycles and
+the bytes of its collectives 32.7 s (33.8 s), MFU 36.2% (35.1%).
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,8 @@
 
 Plan, an estimate from shapes and the hardware's peaks, not measured: fsdp=256 expert=2, rows=4, remat=dots,
 attention=splash. 69.5 of 95.7 GiB a chip; a step takes at least 6.2 s (9.19 s if the network is not hidden), MFU at
-most 85.5% (57.6%), 1,353,970 tokens/s; compute binds. Not compiled yet.
+most 85.5% (57.6%), 1,353,970 tokens/s; compute binds. Compiled: needs 79.3 of 95.7 GiB, which fits; by its cycles and
+the bytes of its collectives 140 s (142 s), MFU 3.8% (3.7%).
 """
 
 from ml_collections import ConfigDict

@@ -76,8 +76,7 @@ def test_another_error_is_none():
     [
         (0, 7 * GIB, 7 * GIB),  # what is alive at one time, not all that is laid out
         (5 * GIB, 7 * GIB, 7 * GIB),
-        (6 * GIB, 7 * GIB, 9 * GIB),  # the peak of the host: of the device no more is known than what is laid out
-        (200 * GIB, 201 * GIB, 9 * GIB),
+        (200 * GIB, 201 * GIB, 9 * GIB),  # the host's peak: of the device no more is known than what is laid out
     ],
 )
 def test_what_waits_on_the_host_is_not_taken_for_memory_of_the_device(host: int, peak: int, needed: int):

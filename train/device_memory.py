@@ -58,8 +58,8 @@ def memory_of(program: jax.stages.Compiled, machine: Machine) -> CompiledMemory:
     what lives at one time: of a program of 280 MiB of arguments and 1,280 of temporaries the peak was 1,064, and it fit
     into 1,404 with 784 of temporaries. So on TPUs the peak is what is needed, elsewhere the sum of the parts.
 
-    Its peak is that of the fuller memory, though: arguments and what waits on the host, where that is more. Then what
-    the device needs is not told; it is at most the sum of its parts, and at most what there is, as libtpu refuses more.
+    Its peak is that of the fuller memory, though: arguments and what waits on the host, where that is more. Where there
+    is any, what is needed is at most that, the sum of the device's parts, and what there is, as libtpu refuses more.
     """
     said: Any = program.memory_analysis()
     parts = {
@@ -73,8 +73,8 @@ def memory_of(program: jax.stages.Compiled, machine: Machine) -> CompiledMemory:
     available = machine.chip.usable_bytes
     total = parts["arguments"] + parts["outputs"] - parts["aliased"] + parts["temporaries"]
     needed = said.peak_memory_in_bytes if machine.chip.platform == "tpu" else total
-    if parts["host"] and needed <= parts["arguments"] + parts["host"]:
-        needed = min(total, available)
+    if parts["host"]:
+        needed = min(needed, total, available)
     return CompiledMemory(available, needed or total, **parts)
 
 

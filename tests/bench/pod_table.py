@@ -27,6 +27,7 @@ FIRST += ("mixtral_8x7b_v5p_64", "llama3_8b_v5e_64", "llama3_70b_v5p_512", "llam
 def row_of(name: str, pod: Pod, reading: Reading, key: str) -> dict[str, Any]:
     """A pod's figures; bytes and seconds."""
     memory, axes = reading.memory, {axis: size for axis, size in reading.mesh.items() if size > 1}
+    on_paper = as_it_is(name, pod, reading.machine)[0].best.memory
     row: dict[str, Any] = {
         "name": name,
         "topology": pod.topology,
@@ -36,7 +37,8 @@ def row_of(name: str, pod: Pod, reading: Reading, key: str) -> dict[str, Any]:
         "versions": compilers(reading.machine),
         "options": options_of(pod),
         "mesh": axes,
-        "on_paper": as_it_is(name, pod, reading.machine)[0].best.memory.total,
+        "on_paper": on_paper.total,
+        "largest_on_paper": max(on_paper.terms, key=lambda term: on_paper.terms[term]),
         "needed": memory.needed,
         "available": memory.available,
         "fits": memory.fits,
@@ -105,6 +107,12 @@ def markdown(rows: dict[str, dict[str, Any]]) -> str:
     lines += [_line(name, row) for name, row in found]
     missing = [name for name in PODS if name not in rows]
     lines += ["", f"Not compiled yet: {', '.join(missing)}."] if missing else []
+    off = {name: row["on_paper"] / row["needed"] - 1 for name, row in found}
+    far = [
+        f"{name} ({off[name]:+.0%}; most is {row['largest_on_paper']})" for name, row in found if abs(off[name]) > 0.1
+    ]
+    lines += ["", f"Memory on paper is within 10% of the compiler's in {len(found) - len(far)} of {len(found)}."]
+    lines += [f"Not in: {', '.join(far)}."] if far else []
     before = [name for name, row in found if row["options"] != options_of(PODS[name])]
     if before:
         lines += ["", f"Compiled with fewer options than `parallel/compiler_options.py` has now: {', '.join(before)}."]

@@ -45,7 +45,7 @@ PODS = {
     "gpt2_1b5_h200_1": Pod("gpt2_1b5", "gpu:h200:1"),
     "gpt2_1b5_v5e_8": Pod("gpt2_1b5", "v5e:2x4"),
     "llama3_8b_h100_8": Pod("llama3_8b", "gpu:h100:8"),
-    "llama3_8b_v5e_64": Pod("llama3_8b", "v5e:8x8"),
+    "llama3_8b_v5e_64": Pod("llama3_8b", "v5e:8x8", headroom=0.8),
     "llama3_8b_v5p_64": Pod("llama3_8b", "v5p:4x4x4"),
     "llama3_8b_v6e_256": Pod("llama3_8b", "v6e:16x16"),
     "llama3_70b_h100_512": Pod("llama3_70b", "gpu:h100:8x64"),

@@ -51,7 +51,8 @@ is **estimated, not measured**: the compiler's cycles of all operations but atte
 operations, at the peak on v5p and at half of it on v6e, whose units are wider than a head; bytes of all-gathers, and
 twice those of all-reduces, at 540 GB/s on v5p and 360 GB/s on v6e. MFU counts a causal attention's operations once.
 *Overlapped* hides the shorter of computation and communication behind the longer, *serial* adds them. What goes to
-the host and back is in neither: it has to be little enough to hide. MaxText's figures are not from this benchmark:
+the host and back is in neither: it has to be little enough to hide, and where much waits there, what a chip needs is
+told as at most so much (`train/device_memory.py`). MaxText's figures are not from this benchmark:
 whoever asked for it had measured them, with a reading that lay within 10% of published step times.
 """
 FSDP = {"mesh.data": 1, "mesh.fsdp": -1}
