@@ -11,7 +11,7 @@ READY := $(VENV)/ready-$(VERSION)-$(subst $(comma),-,$(EXTRAS))
 CONFIG ?= configs/tiny.py
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 
-.PHONY: train test test-reference demos demo-data run-demo test-demos bench run-bench check lint types format clean help
+.PHONY: train test test-reference demos demo-data run-demo test-demos bench run-bench bench-quick run-bench-quick check lint types format clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -48,6 +48,12 @@ test-demos: demos  ## read the data of the worked tasks
 
 bench: demos  ## run the benchmarks, which write docs/ and tests/bench/results/
 	$(MAKE) EXTRAS=dev,demos,tpu,bench run-bench
+
+bench-quick:  ## fail if the step has become slower beside PyTorch's than on record
+	$(MAKE) EXTRAS=dev,bench run-bench-quick
+
+run-bench-quick: $(READY)
+	JAX_PLATFORMS=cpu $(BIN)/python -m tests.bench.throughput --quick
 
 run-bench: $(READY)
 	$(BIN)/python -m tests.bench.throughput

@@ -1,10 +1,13 @@
 """Tokens per second of a training step, beside the same model in PyTorch, in one run on one machine.
 
     python -m tests.bench.throughput [small 124m ...]
+    python -m tests.bench.throughput --quick
 
 The processes take turns (tests/bench/peers/turns.py), start from the same parameters and see the same batches; that
 they compute the same, their losses show. It needs the extra [bench]. Without names it takes "small" on a CPU and the
 others on a GPU. It writes tests/bench/results/throughput.json and docs/throughput.md; rows of other machines stay.
+With --quick it writes nothing, and fails if our share of PyTorch's tokens per second has become smaller than the
+committed one by more than a tenth.
 """
 
 import json
@@ -85,9 +88,24 @@ def ratio(rows: Sequence[dict[str, Any]], peer: str = COMPILED) -> float:
     return statistics.median(their / our for our, their in zip(ours, theirs, strict=True))
 
 
+def check_ratio(now: float, committed: float) -> None:
+    """Checks that our share of a peer's tokens per second has not become smaller.
+
+    Raises:
+        ValueError: it has, by more than a tenth.
+    """
+    if now < 0.9 * committed:
+        raise ValueError(f"Palmette's share of PyTorch's tokens per second is {now:.2f}, and {committed:.2f} on record")
+
+
 def main(names: Sequence[str] = ()) -> None:
     """Races the shapes that are named."""
     rows = json.loads(PATH.read_text())["rows"] if PATH.exists() else []
+    if "--quick" in names:
+        now = ratio(race("small", rounds=3, who=(OURS, COMPILED)))
+        committed = ratio([row for row in rows if row["shape"] == "small"])
+        print(f"Palmette's share of PyTorch's tokens per second: {now:.2f}, and {committed:.2f} on record")
+        return check_ratio(now, committed)
     for name in names or ([one for one in SHAPES if one != "small"] if has_accelerator() else ["small"]):
         raced = race(name)
         rows = [row for row in rows if (row["shape"], row["machine"]) != (name, raced[0]["machine"])] + raced

@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self
 
+ROOT = Path(__file__).parents[3]
 ROUNDS = 5
 
 
@@ -44,15 +46,21 @@ class Worker:
 
     def __init__(self, command: Sequence[str]):
         self._command = list(command)
-        self._process: Any = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.about: dict[str, Any] = self._answer()
+        self._process: Any = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
+        try:
+            self.about: dict[str, Any] = self._answer()
+        except RuntimeError:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *args: object) -> None:
-        self._process.stdin.close()
-        self._process.wait()
+        with self._process:  # closes what joins it, and waits for its end
+            self._process.stdin.close()
 
     def seconds(self, steps: int) -> float:
         """Has it do so many steps."""
