@@ -11,7 +11,8 @@ READY := $(VENV)/ready-$(VERSION)-$(subst $(comma),-,$(EXTRAS))
 CONFIG ?= configs/tiny.py
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 
-.PHONY: train test test-reference demos demo-data run-demo test-demos bench run-bench bench-quick run-bench-quick check lint types format clean help
+.PHONY: train test test-reference demos demo-data run-demo test-demos bench run-bench bench-quick run-bench-quick
+.PHONY: check lint types format clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'

@@ -49,13 +49,13 @@ def attention_mask(
     return mask_BTS & (abs(distance_BTS) < window) if window else mask_BTS
 
 
-def check_in_order(name: str, may: bool) -> None:
+def check_in_order(name: str, in_order: bool, causal: bool, window: int) -> None:
     """Refuses rows of which a kernel that reads no positions cannot tell what is later.
 
     Raises:
-        ValueError: `may` is false; it says what to use instead.
+        ValueError: it would have to; it says what to use instead.
     """
-    if not may:
+    if not in_order and (causal or window):
         raise ValueError(
             f"{name} tells by their places which tokens are later, and these stand in another order, or in a cache; "
             "use config.model.attention='blocked' or 'plain'"

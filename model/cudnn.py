@@ -64,7 +64,7 @@ def cudnn_attention(
         raise ValueError(
             "cuDNN's attention has no soft cap and no bias of relative positions; use config.model.attention='blocked'"
         )
-    check_in_order("cuDNN's attention", in_order or not (causal or window))
+    check_in_order("cuDNN's attention", in_order, causal, window)
     T, size, size_of_values = q_BTNH.shape[1], q_BTNH.shape[-1], v_BSKH.shape[-1]
     # The kernel has one head dim for all three.
     q_BTNH, k_BSKH, v_BSKH = (pad_to(x, 3, max(size, size_of_values)) for x in (q_BTNH, k_BSKH, v_BSKH))

@@ -71,7 +71,7 @@ def splash_attention(
     del q_positions_BT, kv_positions_BS
     if bias is not None:
         raise ValueError("splash attention has no bias of relative positions; use config.model.attention='blocked'")
-    check_in_order("splash attention", in_order or not (causal or window))
+    check_in_order("splash attention", in_order, causal, window)
     T, H = q_BTNH.shape[1], q_BTNH.shape[-1]
     # Padding has segments of its own, one for queries and one for keys, so it sees and is seen by nothing.
     q_BTNH, k_BSKH, v_BSKH = (pad_to(x, 1, LANES) for x in (q_BTNH * (scale or H**-0.5), k_BSKH, v_BSKH))

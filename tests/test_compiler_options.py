@@ -26,6 +26,7 @@ def test_the_step_is_compiled_with_those_of_its_platform(monkeypatch: pytest.Mon
 
 
 @pytest.mark.tpu
+@pytest.mark.xdist_group("tpu")
 def test_products_are_not_cut_in_pieces_that_wait_for_a_shard_each():
     """Without the option this step's gathered weights go round as collective-permutes."""
     config = base.get_config()
