@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
-from jax.custom_batching import sequential_vmap
 
 from .choice import Choice
 from .config import TransformerConfig
+from .grouped_matmul import grouped_matmul
 from .layers import ACTIVATIONS, projection_init, weight
 
 # Logical axes of the experts' parameters; "w_gate" is there if the MLP is gated, "b_" if projections have biases.
@@ -133,33 +133,6 @@ def dropless(x_BTD: Array, chosen_BTk: Array, gates_BTk: Array, weights: dict[st
     y_MD = jnp.where(is_copy_M1, _mlp(project, x_MD, weights, activation), jnp.zeros((), x_ND.dtype))
     y_MD = y_MD * gates_BTk.reshape(-1)[order_M][:, None].astype(y_MD.dtype)
     return jnp.zeros_like(x_ND).at[token_M].add(y_MD).reshape(x_BTD.shape)
-
-
-@jax.custom_vjp
-def grouped_matmul(x_MI: Array, w_EIO: Array, sizes_E: Array) -> Array:
-    """The first sizes_E[0] rows times w_EIO[0], the next sizes_E[1] rows times w_EIO[1], and so on.
-
-    It is `lax.ragged_dot`, but where it is mapped over, as by the stages of a pipeline, it takes one after the other:
-    XLA for TPUs has no batched form.
-    """
-    return _grouped_matmul(x_MI, w_EIO, sizes_E)
-
-
-@sequential_vmap
-def _grouped_matmul(x_MI: Array, w_EIO: Array, sizes_E: Array) -> Array:
-    return jax.lax.ragged_dot(x_MI, w_EIO, sizes_E)
-
-
-@sequential_vmap
-def _grouped_matmul_pull_back(x_MI: Array, w_EIO: Array, sizes_E: Array, dy_MO: Array) -> tuple[Array, Array]:
-    _, pull_back = jax.vjp(lambda x_MI, w_EIO: jax.lax.ragged_dot(x_MI, w_EIO, sizes_E), x_MI, w_EIO)
-    return pull_back(dy_MO)
-
-
-grouped_matmul.defvjp(
-    lambda x_MI, w_EIO, sizes_E: (_grouped_matmul(x_MI, w_EIO, sizes_E), (x_MI, w_EIO, sizes_E)),
-    lambda kept, dy_MO: (*_grouped_matmul_pull_back(*kept, dy_MO), None),
-)
 
 
 def with_capacity(

@@ -19,7 +19,7 @@ from parallel.cycles import Kernel, Work
 from parallel.hlo import ArrayShape
 from train.ahead import abstract_batch
 from train.compile import compile_step, main, report, to_json
-from train.compiled import Reading, attention_peak, kernel_flops, seconds_of, warnings_in
+from train.compiled import Reading, attention_peak, expert_flops, kernel_flops, seconds_of, warnings_in
 from train.device_memory import CompiledMemory, memory_of, memory_of_error
 from train.flops import lengths_of, step_work
 from train.words import GIB
@@ -166,6 +166,16 @@ def test_operations_of_attention_kernels():
     assert counted(forward, dkv, dq) == 2 + 4 + 3
     assert counted(Kernel("__cudnn$fmhaSoftmax", "a", 1), Kernel("__cudnn$fmhaSoftmaxBackward", "b", 1)) == 2 + 5
     assert counted(Kernel("tpu_custom_call", "grouped_matmul", 5)) == 0
+
+
+def test_operations_of_experts_kernels():
+    """Two of four experts of 16 for 8 rows of 16 tokens: a matmul is 2 * 8 * 16 * 2 * 32 * 16 operations."""
+    mesh = make_mesh(MeshConfig(data=4), devices=jax.devices()[:4])
+    names = ("ragged-dot-metadata.1", "ragged-dot-none.7", "tgmm.1 jit(step)/gmm", "gmm", "fusion ragged-dot-none")
+    kernels = [Kernel("tpu_custom_call", name, 2) for name in names]
+    config = small(num_experts=4, d_expert=16)
+    assert expert_flops(config, mesh, kernels) == 3 * 2 * 2 * 8 * 16 * 2 * 32 * 16 / 4
+    assert expert_flops(config, mesh, []) == kernel_flops(config, mesh, kernels) == 0
 
 
 def test_attention_of_heads_of_128_reaches_half_of_v6es_peak():

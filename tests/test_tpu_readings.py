@@ -71,3 +71,15 @@ def test_a_step_that_is_too_large_is_an_answer(tmp_path: Path, capsys: pytest.Ca
     assert memory["available"] == 15.75 * 2**30
     assert memory["needed"] > 8 * 8192 * 128000 * 4
     assert math.isclose(memory["arguments"], 12 * (128000 * 256 + PARAMETERS - 512 * 256) / 4, rel_tol=0.03)
+
+
+def test_experts_multiply_only_their_own_rows():
+    """All nine grouped matmuls of a layer, and three again by remat, are kernels: none is made of masks."""
+    config = small()
+    config.model.update(num_experts=8, experts_per_token=2, d_expert=256)
+    reading = compile_step(config, parse_machine("v5p:2x2x1"))
+    names = [kernel.name.split()[0].split(".")[0] for kernel in reading.work.kernels]
+    made = [name for name in names if not name.startswith("splash")]
+    assert sorted(made) == ["ragged-dot-metadata"] * 2 + ["ragged-dot-none"] * 6 + ["tgmm"] * 2
+    matmul = 2 * 8 * 128 * 2 * 256 * 256 / 4
+    assert reading.experts_s == pytest.approx(2 * 8 * matmul / reading.machine.chip.peak("bfloat16"))

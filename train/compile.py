@@ -161,7 +161,7 @@ def _time(reading: Reading) -> list[str]:
         lines.append(f"operations      {cycles / clock:10.4f} s   {cycles:,} cycles at {clock / 1e9:.2f} GHz")
         if reading.work.kernels:
             runs = sum(kernel.runs for kernel in reading.work.kernels)
-            lines.append(f"kernels         {reading.attention_s:10.4f} s   attention on paper; {runs:,} runs")
+            lines.append(f"kernels         {reading.kernels_s:10.4f} s   attention and experts on paper; {runs:,} runs")
     else:
         lines.append(f"operations      {reading.compute_s:10.4f} s   on paper: this compiler estimates no cycles")
     link = f"at {chip.interconnect_bandwidth / 1e9:,.0f} GB/s a device"

@@ -1,10 +1,10 @@
 """What a compiled train step says of itself: memory, communication, and bounds on its time. Nothing of it is measured.
 
-The bounds are an estimate: the compiler's cycles for all operations but the kernels it cannot see into, attention's
-kernels by their operations on paper, and collectives by their bytes and the peak of all links of a device together.
-*Serial* is their sum, as if nothing went on at the same time, and *overlapped* the longer of computation and
-communication, as if all did. Compilers for GPUs and CPUs estimate no cycles: there computation is counted on paper, as
-`train.step_time` does.
+The bounds are an estimate: the compiler's cycles for all operations but the kernels it cannot see into, the kernels of
+attention and of experts by their operations on paper, and collectives by their bytes and the peak of all links of a
+device together. *Serial* is their sum, as if nothing went on at the same time, and *overlapped* the longer of
+computation and communication, as if all did. Compilers for GPUs and CPUs estimate no cycles: there computation is
+counted on paper, as `train.step_time` does.
 
 How the collectives lie on the links, `seconds_by_axis` says, for a planner, which compares meshes.
 
@@ -38,6 +38,8 @@ from .workload import workload_of
 # Attention's kernels, by what their names have in them -> matmuls over all pairs of positions in one run. Two forward;
 # backward, the logits again and four gradients, in one kernel, or divided over two, which both need the logits.
 _FORWARD, _BACKWARD, _DQ, _DKV = 2, 5, 3, 4
+# The experts' matmuls (`model/grouped_matmul.py`) by the names that XLA and megablox give their kernels.
+_GROUPED = re.compile(r"^(ragged-dot(?!-metadata)|t?gmm)\b")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Reading:
         work: cycles, and kernels.
         attention_flops: of a device, in its kernels.
         attention_s: seconds that they take at their peak.
+        experts_s: seconds that the kernels of experts take at the peak.
         ici_s: seconds of the collectives within a slice, or a host, at the links' peak.
         dcn_s: the same of those between slices, or hosts, on the network between them.
         paper_s: seconds of computation on paper, where the compiler estimates no cycles.
@@ -71,6 +74,7 @@ class Reading:
     work: Work = dataclasses.field(default_factory=lambda: Work({}))
     attention_flops: float = 0.0
     attention_s: float = 0.0
+    experts_s: float = 0.0
     ici_s: float = 0.0
     dcn_s: float = 0.0
     paper_s: float = 0.0
@@ -89,11 +93,16 @@ class Reading:
         return bool(self.work.total_cycles and self.machine.chip.clock_hz)
 
     @property
+    def kernels_s(self) -> float:
+        """Seconds of the kernels, on paper."""
+        return self.attention_s + self.experts_s
+
+    @property
     def compute_s(self) -> float:
         """Seconds of computation; without cycles, those on paper."""
         if not self.has_cycles:
             return max(self.paper_s, self.ideal_s)
-        return self.work.total_cycles / (self.machine.chip.clock_hz or math.inf) + self.attention_s
+        return self.work.total_cycles / (self.machine.chip.clock_hz or math.inf) + self.kernels_s
 
     @property
     def network_s(self) -> float:
@@ -149,6 +158,7 @@ def read_step(config: Any, machine: Machine, mesh: Mesh, compiled: Compiled, *, 
         work=done,
         attention_flops=of_attention,
         attention_s=of_attention / attention_peak(config, chip),
+        experts_s=expert_flops(config, mesh, done.kernels) / chip.peak(config.model.dtype),
         ici_s=sum(ici for ici, _ in seconds),
         dcn_s=sum(dcn for _, dcn in seconds),
         paper_s=0.0 if has_cycles else seconds_on_paper(config, machine, mesh),
@@ -200,6 +210,20 @@ def kernel_flops(config: Any, mesh: Mesh, kernels: Sequence[Kernel]) -> float:
     towers = model.num_layers * (2 if model.encoder else 1) + (model.encoder.num_layers if model.encoder else 0)
     runs_of_a_pass = towers * num_microbatches(config, mesh)
     return one_pass / mesh.size * matmuls / runs_of_a_pass * mesh.shape["stage"]
+
+
+def expert_flops(config: Any, mesh: Mesh, kernels: Sequence[Kernel]) -> float:
+    """Operations of a device's grouped matmuls, by how often each runs, if all experts are chosen equally often.
+
+    Each takes every copy of a token through one matrix of its expert, or brings a gradient back, which is as much.
+    """
+    runs = sum(kernel.runs for kernel in kernels if _GROUPED.match(kernel.name))
+    if not runs:
+        return 0.0
+    model = make_model(config).config
+    copies = config.data.batch_size * lengths_of(config)[0] * model.experts_per_token
+    one_pass = 2 * copies * model.d_model * model.size_of_expert / mesh.size
+    return runs * one_pass / num_microbatches(config, mesh) * mesh.shape["stage"]
 
 
 def axes_within(config: Any, machine: Machine, mesh: Mesh) -> dict[str, int]:

@@ -111,7 +111,7 @@ def figures(reading: Reading) -> dict[str, Any]:
     }
     return {
         "cycles": reading.work.total_cycles,
-        "operations_s": reading.compute_s - reading.attention_s,
+        "operations_s": reading.compute_s - reading.kernels_s,
         "attention_s": reading.attention_s,
         "network_s": reading.network_s,
         "moved": moved,

@@ -100,7 +100,7 @@ def raw(reading: Reading) -> dict[str, Any]:
     return {
         "memory": [memory.available, memory.needed, memory.arguments, memory.by_compiler],
         "cycles": reading.work.total_cycles,
-        "attention_s": reading.attention_s,
+        "kernels_s": reading.kernels_s,
         "collectives": [[one.kind, list(one.axes), one.bytes * one.runs] for one in reading.collectives],
     }
 
@@ -114,7 +114,7 @@ def reading_of(kept: dict[str, Any], machine: Machine, layout: Layout) -> Readin
         for kind, axes, size in kept["collectives"]
     )
     work = Work({"all": kept["cycles"]})
-    return Reading(machine, layout.sizes, memory, 0, 0, moved, work, attention_s=kept["attention_s"])
+    return Reading(machine, layout.sizes, memory, 0, 0, moved, work, attention_s=kept["kernels_s"])
 
 
 def rank(name: str, case: Case, kept: dict[str, Any], keep: Any) -> dict[str, Any]:
