@@ -16,6 +16,7 @@ from jax.custom_batching import sequential_vmap
 
 from .choice import Choice
 from .config import TransformerConfig
+from .init import output_init
 from .layers import ACTIVATIONS, projection_init, weight
 
 # Logical axes of the experts' parameters; "w_gate" is there if the MLP is gated, "b_" if projections have biases.
@@ -289,8 +290,7 @@ class MoE(nn.Module):
         c = self.config
         shapes = {"w_in": (E, D, F), "w_gate": (E, D, F), "w_out": (E, F, D)}
         shapes |= {"b_in": (E, F), "b_gate": (E, F), "b_out": (E, D)}
-        inits = {"w_in": projection_init(D), "w_gate": projection_init(D)}
-        inits["w_out"] = projection_init(F, num_residual_writes=2 * c.num_layers)
+        inits = {"w_in": projection_init(D), "w_gate": projection_init(D), "w_out": output_init(c, F)}
         return {
             name: weight(self, name, shapes[name], axes, inits.get(name, nn.initializers.zeros)).astype(c.dtype)
             for name, axes in EXPERT_AXES.items()

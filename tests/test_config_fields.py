@@ -166,7 +166,7 @@ FIELDS: dict[str, tuple[Any, Callable[..., str]]] = {
     "model.logit_soft_cap": (5.0, step_program),
     "model.window": (4, step_program),
     "model.dropout": (0.5, step_program),
-    "model.init_std": (0.1, initial_parameters),
+    "model.init": ("standard,zero_outputs=1", initial_parameters),
     "model.vocab_multiple": (256, step_program),
     "model.num_experts": (4, step_program),
     "model.experts_per_token": (1, step_program),
