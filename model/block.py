@@ -140,7 +140,7 @@ class Attention(nn.Module):
             causal=causal,
             window=0 if memory is not None else self.window,
             soft_cap=c.attention_soft_cap,
-            scale=c.attention_scale,
+            scale=c.as_standard().attention_scale,
             q_positions_BT=place.q_order_BT,
             kv_positions_BS=place.kv_order_BS,
             q_segment_ids_BT=place.q_segment_ids_BT,

@@ -16,7 +16,7 @@ from jax.custom_batching import sequential_vmap
 
 from .choice import Choice
 from .config import TransformerConfig
-from .init import output_init
+from .init import output_init, router_init
 from .layers import ACTIVATIONS, projection_init, weight
 
 # Logical axes of the experts' parameters; "w_gate" is there if the MLP is gated, "b_" if projections have biases.
@@ -253,7 +253,7 @@ class MoE(nn.Module):
         """
         c, is_token_BT = self.config, segment_ids_BT != 0
         D, F, E = c.d_model, c.size_of_expert, c.num_experts
-        w_DE = weight(self, "w_router", (D, E), ("embed", "router_experts"), projection_init(D))
+        w_DE = weight(self, "w_router", (D, E), ("embed", "router_experts"), router_init(c))
         # In full float32 on every platform: a rounding decides between experts.
         logits_BTE = jnp.einsum("BTD,DE->BTE", x_BTD.astype(jnp.float32), w_DE, precision=jax.lax.Precision.HIGHEST)
         bias_E = None

@@ -19,8 +19,8 @@ from .block import ACTIVATION_AXES, Block, Dense, Memory, Norm, Place
 from .cache import KVCache, append
 from .config import TransformerConfig
 from .head import Head
-from .init import table_init
-from .layers import ACTIVATIONS, dropout, fold_in, projection_init, weight
+from .init import classifier_std, head_init, table_init
+from .layers import ACTIVATIONS, dropout, fold_in, weight
 from .lstm import LSTMBlock
 from .moe import dropless
 from .rope import sinusoids
@@ -303,7 +303,7 @@ class Transformer(nn.Module):
                 pooled = jnp.tanh(Dense(c, D, bias=True, name="pooler")(pooled))
             outputs["pooled"] = pooled
             if classifier.classes:
-                classes = Dense(c, classifier.classes, bias=True, std=c.choice("init").std, name="classifier")(pooled)
+                classes = Dense(c, classifier.classes, bias=True, std=classifier_std(c), name="classifier")(pooled)
                 outputs["classes"] = classes.astype(jnp.float32)
         if table_VD is None:
             return outputs | {"logits": outputs["classes"]}
@@ -312,11 +312,12 @@ class Transformer(nn.Module):
             x_BTD = Norm(c, name="head_norm")(x_BTD)
         V = c.padded_vocab_size
         if not c.tie_embeddings:
-            table_VD = weight(self, "head", (V, D), ("vocab", "embed"), projection_init(D))
+            table_VD = weight(self, "head", (V, D), ("vocab", "embed"), head_init(c))
         bias_V = None
         if c.head != "linear":
             bias_V = weight(self, "head_bias", (V,), ("vocab",), nn.initializers.zeros)
-        head = Head(x_BTD, table_VD.astype(c.dtype), bias_V, c.logit_scale, c.logit_soft_cap, c.vocab_size)
+        scale = c.as_standard().logit_scale
+        head = Head(x_BTD, table_VD.astype(c.dtype), bias_V, scale, c.logit_soft_cap, c.vocab_size)
         logits_BTV = nn.with_logical_constraint(head.logits(), ("batch", "length", "vocab"))
         return outputs | {"logits": logits_BTV, "head": head}
 
