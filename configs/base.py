@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
 
     model = config.model = ConfigDict()
     model.architecture = "decoder"  # decoder, encoder or encoder_decoder[,encoder_layers=6]
+    model.depth = 0  # 8: derive sizes, batch, steps and learning rate of a compute-optimal run from it (train/depth.py)
     model.num_layers = 4  # blocks; of an encoder-decoder, those of its decoder
     model.d_model = 256  # width of the residual stream
     model.num_heads = 4  # query heads

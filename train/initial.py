@@ -34,6 +34,11 @@ def adopt(config: Any) -> Any:
     """
     if not config.init_from:
         return config
+    if config.model.depth:
+        raise ValueError(
+            f"config.model.depth={config.model.depth} does not go with config.init_from={config.init_from!r}, whose "
+            "model is taken; use config.model.depth=0"
+        )
     source = epath.Path(config.init_from).expanduser()
     path = source / "config.json"
     if not path.exists():
