@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
 
     model = config.model = ConfigDict()
     model.architecture = "decoder"  # decoder, encoder or encoder_decoder[,encoder_layers=6]
+    model.depth = 0  # 8: derive sizes, batch, steps and learning rate of a compute-optimal run from it (train/depth.py)
     model.num_layers = 4  # blocks; of an encoder-decoder, those of its decoder
     model.d_model = 256  # width of the residual stream
     model.num_heads = 4  # query heads
@@ -52,7 +53,7 @@ def get_config() -> ConfigDict:
     model.layer_pattern = ""  # layers with the window, L, and without, G, repeated, such as LLLLLG; "": all L
     model.latent_attention = ""  # latent,kv=512,rope=64,value=128[,query=1536]: keys and values from few numbers
     model.dropout = 0.0  # on the embedding and on each block's outputs
-    model.init_std = 0.02  # of the embedding table
+    model.init = "standard"  # standard or mup,width=256; [,std=0.02][,zero_outputs=1] (model/init.py)
     model.vocab_multiple = 128  # the vocabulary is padded to a multiple of this
     model.num_experts = 0  # MLPs that a router chooses from for each token; 0: one MLP for all
     model.experts_per_token = 2  # experts chosen for a token

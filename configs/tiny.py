@@ -15,7 +15,8 @@ def get_config() -> ConfigDict:
     """The config of the run."""
     config = base.get_config()
     config.name = "tiny"
-    config.model.update(num_layers=3, num_kv_heads=2, activation="squared_relu", qk_norm="head", init_std=0.05)
+    config.model.update(num_layers=3, num_kv_heads=2, activation="squared_relu", qk_norm="head")
+    config.model.init = "standard,std=0.05"
     config.model.scan_unroll = 3  # on a CPU the loop over layers costs more than it saves
     config.data.update(seq_len=256, batch_size=8)
     config.optimizer.update(name="muon,iterations=3,b2=0.99", learning_rate=0.015, weight_decay=0.0)

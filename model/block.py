@@ -14,6 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from .attention import RelativeBias
 from .cache import LayerCache, append
 from .config import TransformerConfig
+from .init import output_init
 from .latent import latent_qkv
 from .layers import ACTIVATIONS, dropout, fold_in, layer_norm, projection_init, rms_norm, weight
 from .moe import MoE, dropless
@@ -139,7 +140,7 @@ class Attention(nn.Module):
             causal=causal,
             window=0 if memory is not None else self.window,
             soft_cap=c.attention_soft_cap,
-            scale=c.attention_scale,
+            scale=c.as_standard().attention_scale,
             q_positions_BT=place.q_order_BT,
             kv_positions_BS=place.kv_order_BS,
             q_segment_ids_BT=place.q_segment_ids_BT,
@@ -150,8 +151,7 @@ class Attention(nn.Module):
         # Also for the way back: the residual's length may be divided over more axes than the attention's.
         y_BTNH = nn.with_logical_constraint(y_BTNH, ("batch", "length", "heads", "head_dim"))
         N, H, D = *y_BTNH.shape[2:], c.d_model
-        init = projection_init(N, H, num_residual_writes=2 * c.num_layers)
-        w_NHD = weight(self, "w_out", (N, H, D), ("heads", "head_dim", "embed"), init)
+        w_NHD = weight(self, "w_out", (N, H, D), ("heads", "head_dim", "embed"), output_init(c, N, H))
         y_BTD = jnp.einsum("BTNH,NHD->BTD", y_BTNH, w_NHD.astype(c.dtype))
         if c.bias == "all":
             y_BTD = y_BTD + weight(self, "b_out", (D,), ("norm",), nn.initializers.zeros).astype(c.dtype)
@@ -219,8 +219,7 @@ class MLP(nn.Module):
         if c.is_gated:
             y_BTF = y_BTF * project("in")
         y_BTF = checkpoint_name(y_BTF, "mlp_hidden")
-        init = projection_init(F, num_residual_writes=2 * c.num_layers)
-        y_BTD = y_BTF @ weight(self, "w_out", (F, D), ("mlp", "embed"), init).astype(c.dtype)
+        y_BTD = y_BTF @ weight(self, "w_out", (F, D), ("mlp", "embed"), output_init(c, F)).astype(c.dtype)
         if c.bias == "all":
             y_BTD = y_BTD + weight(self, "b_out", (D,), ("norm",), nn.initializers.zeros).astype(c.dtype)
         return y_BTD

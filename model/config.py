@@ -28,6 +28,10 @@ ROUTERS = {
     "softmax": {"normalize": 1, "groups": 1, "top_groups": 1, "scale": 1.0},
     "sigmoid": {"normalize": 1, "groups": 1, "top_groups": 1, "scale": 1.0},
 }
+INITS = {
+    "standard": {"std": 0.02, "zero_outputs": 0},
+    "mup": {"width": int, "head_dim": 0, "std": 0.02, "zero_outputs": 0},
+}
 IMAGES = {"": {}, "patches": {"size": int, "patch": int, "channels": 3}}
 DTYPES = ("float32", "bfloat16")  # float16 would need loss scaling
 
@@ -83,8 +87,12 @@ class TransformerConfig:
             residual stream), with `rope` turning dims beside `head_dim`, and `value` dims a head (DeepSeek-V2 2024,
             arXiv:2405.04434, section 2.1).
         dropout: rate on the embedding and on each block's outputs.
-        init_std: standard deviation of the embedding table; projections use 1 / sqrt(fan_in), those that
-            write to the residual stream divided further by sqrt(2 * num_layers) (GPT-2).
+        init: "standard": tables have the standard deviation `std`; projections use 1 / sqrt(fan_in), those that
+            write to the residual stream divided further by sqrt(2 * num_layers) (GPT-2), or 0 if `zero_outputs`, so
+            that at first every layer is the identity (Zhang et al. 2019, Fixup, arXiv:1901.09321, section 3; so does
+            modded-nanogpt, https://github.com/KellerJordan/modded-nanogpt). "mup": the same at d_model = `width`,
+            and at other widths such that learning rates found there hold (`model/init.py`); `head_dim` is that of the
+            heads there, 0 the same as here.
         vocab_multiple: the vocabulary is padded up to a multiple of this; padded logits are masked.
         num_experts: experts E, each an MLP, in the MLP's place; 0 is the plain MLP.
         experts_per_token: experts k that the router chooses for a token.
@@ -139,7 +147,7 @@ class TransformerConfig:
     layer_pattern: str
     latent_attention: str
     dropout: float
-    init_std: float
+    init: str
     vocab_multiple: int
     num_experts: int
     experts_per_token: int
@@ -186,7 +194,7 @@ class TransformerConfig:
         ):
             if getattr(self, field) < 1:
                 raise ValueError(f"config.model.{field}={getattr(self, field)} must be at least 1")
-        for field in ("norm_eps", "rope_theta", "init_std", "embedding_scale", "logit_scale"):
+        for field in ("norm_eps", "rope_theta", "embedding_scale", "logit_scale"):
             if getattr(self, field) <= 0:
                 raise ValueError(f"config.model.{field}={getattr(self, field)} must be above 0")
         off_at_zero = ("head_dim", "window", "attention_scale", "attention_soft_cap", "logit_soft_cap", "token_types")
@@ -194,8 +202,24 @@ class TransformerConfig:
         for field in (*off_at_zero, *of_experts, "d_expert", "d_shared_expert", "num_dense_layers"):
             if getattr(self, field) < 0:
                 raise ValueError(f"config.model.{field}={getattr(self, field)} must be 0 (off) or more")
+        self._check_init()
         if not 0 <= self.dropout < 1:
             raise ValueError(f"config.model.dropout={self.dropout} must be at least 0 and below 1")
+
+    def _check_init(self) -> None:
+        key, init = f"config.model.init={self.init!r}", self.choice("init")
+        if init.std <= 0 or init.zero_outputs not in (0, 1):
+            raise ValueError(f"{key}: std must be above 0, and zero_outputs 0 or 1")
+        if init.kind == "mup" and (init.width < 1 or init.head_dim < 0 or self.latent_attention):
+            raise ValueError(
+                f"{key}: width must be at least 1, head_dim 0 or more, and config.model.latent_attention='', not "
+                f"{self.latent_attention!r}, whose own widths need not grow with config.model.d_model"
+            )
+        if init.zero_outputs and self.block in ("output", "both", "lstm"):
+            raise ValueError(
+                f"{key}: zero_outputs=1 does not go with config.model.block={self.block!r}, which has no such outputs, "
+                "or a norm on them, whose gradient at 0 is 1 / sqrt(config.model.norm_eps); use 'pre' or zero_outputs=0"
+            )
 
     def _check_heads(self) -> None:
         if self.num_heads % self.num_kv_heads:
@@ -289,6 +313,27 @@ class TransformerConfig:
         """Size H of one head."""
         return self.head_dim or self.d_model // self.num_heads
 
+    @functools.cached_property
+    def width_ratio(self) -> float:
+        """Width over the one that learning rates were found at (`model.init`); 1 in the standard parametrisation."""
+        init = self.choice("init")
+        return self.d_model / init.width if init.kind == "mup" else 1.0
+
+    def as_standard(self) -> "TransformerConfig":
+        """The same function of the same parameters, with the width's factors as `logit_scale` and `attention_scale`.
+
+        The attention logits have sqrt(h) / H for heads of H, and h in the base model (Yang et al. 2022,
+        arXiv:2203.03466, definition 4.1).
+        """
+        init, scale = self.choice("init"), self.attention_scale
+        if init.kind != "mup":
+            return self
+        base, H = init.head_dim or self.size_of_head, self.size_of_head
+        if base != H:
+            scale = (scale or base**-0.5) * base / H
+        logit_scale = self.logit_scale / self.width_ratio
+        return dataclasses.replace(self, init="standard", logit_scale=logit_scale, attention_scale=scale)
+
     @property
     def padded_vocab_size(self) -> int:
         """Rows of the embedding table: `vocab_size` rounded up to `vocab_multiple`."""
@@ -311,6 +356,7 @@ CHOICES = {
     "rope_scaling": SCALINGS,
     "classifier": CLASSIFIERS,
     "latent_attention": LATENT_ATTENTION,
+    "init": INITS,
     "router": ROUTERS,
     "image": IMAGES,
 }

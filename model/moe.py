@@ -16,6 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from .choice import Choice
 from .config import TransformerConfig
 from .grouped_matmul import grouped_matmul
+from .init import output_init, router_init
 from .layers import ACTIVATIONS, projection_init, weight
 
 # Logical axes of the experts' parameters; "w_gate" is there if the MLP is gated, "b_" if projections have biases.
@@ -225,7 +226,7 @@ class MoE(nn.Module):
         """
         c, is_token_BT = self.config, segment_ids_BT != 0
         D, F, E = c.d_model, c.size_of_expert, c.num_experts
-        w_DE = weight(self, "w_router", (D, E), ("embed", "router_experts"), projection_init(D))
+        w_DE = weight(self, "w_router", (D, E), ("embed", "router_experts"), router_init(c))
         # In full float32 on every platform: a rounding decides between experts.
         logits_BTE = jnp.einsum("BTD,DE->BTE", x_BTD.astype(jnp.float32), w_DE, precision=jax.lax.Precision.HIGHEST)
         bias_E = None
@@ -262,8 +263,7 @@ class MoE(nn.Module):
         c = self.config
         shapes = {"w_in": (E, D, F), "w_gate": (E, D, F), "w_out": (E, F, D)}
         shapes |= {"b_in": (E, F), "b_gate": (E, F), "b_out": (E, D)}
-        inits = {"w_in": projection_init(D), "w_gate": projection_init(D)}
-        inits["w_out"] = projection_init(F, num_residual_writes=2 * c.num_layers)
+        inits = {"w_in": projection_init(D), "w_gate": projection_init(D), "w_out": output_init(c, F)}
         return {
             name: weight(self, name, shapes[name], axes, inits.get(name, nn.initializers.zeros)).astype(c.dtype)
             for name, axes in EXPERT_AXES.items()

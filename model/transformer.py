@@ -19,7 +19,8 @@ from .block import ACTIVATION_AXES, Block, Dense, Memory, Norm, Place
 from .cache import KVCache, append
 from .config import TransformerConfig
 from .head import Head
-from .layers import ACTIVATIONS, dropout, fold_in, projection_init, weight
+from .init import classifier_std, head_init, table_init
+from .layers import ACTIVATIONS, dropout, fold_in, weight
 from .lstm import LSTMBlock
 from .moe import dropless
 from .rope import sinusoids
@@ -94,8 +95,8 @@ class Transformer(nn.Module):
         # the whole output.
         table_VD = None
         if not c.image:
-            init = nn.initializers.normal(c.init_std)
-            table_VD = weight(self, "embedding", (c.padded_vocab_size, c.d_model), ("vocab", "embed"), init)
+            shape = (c.padded_vocab_size, c.d_model)
+            table_VD = weight(self, "embedding", shape, ("vocab", "embed"), table_init(c))
 
         def embed(tokens_BT: Array) -> Array:
             if table_VD is None:
@@ -137,7 +138,7 @@ class Transformer(nn.Module):
         B, n, P = images_BHWC.shape[0], image.size // image.patch, image.patch
         patches = images_BHWC.reshape(B, n, P, n, P, image.channels).swapaxes(2, 3).reshape(B, n * n, -1)
         x_BTD = Dense(c, c.d_model, bias=c.bias == "all", name="patches")(patches.astype(c.dtype))
-        first_D = weight(self, "first_token", (c.d_model,), ("norm",), nn.initializers.normal(c.init_std))
+        first_D = weight(self, "first_token", (c.d_model,), ("norm",), table_init(c))
         first_B1D = jnp.broadcast_to(first_D.astype(c.dtype), (B, 1, c.d_model))
         return jnp.concatenate((first_B1D, x_BTD), axis=1)
 
@@ -162,8 +163,8 @@ class Transformer(nn.Module):
             keys_BT = fold_in(fold_in(keys_BT, segment_ids_BT), positions_BT)
         x_BTD = self._add_positions(c, prefix, x_BTD, positions_BT)
         if c.token_types and types_BT is not None:
-            init = nn.initializers.normal(c.init_std)
-            table_CD = weight(self, "token_types", (c.token_types, c.d_model), ("token_types", "embed"), init)
+            shape = (c.token_types, c.d_model)
+            table_CD = weight(self, "token_types", shape, ("token_types", "embed"), table_init(c))
             x_BTD = x_BTD + nn.with_logical_constraint(table_CD, (None, None)).astype(c.dtype)[types_BT]
         if c.embedding_norm != "none":
             x_BTD = Norm(c, name=f"{prefix}embedding_norm")(x_BTD)
@@ -172,9 +173,8 @@ class Transformer(nn.Module):
 
         position, bias = c.choice("position"), None
         if position.kind == "relative":
-            init = nn.initializers.normal(c.init_std)
             shape = (position.buckets, c.num_heads)
-            table_RN = weight(self, f"{prefix}relative_bias", shape, ("buckets", "heads"), init)
+            table_RN = weight(self, f"{prefix}relative_bias", shape, ("buckets", "heads"), table_init(c))
             bias = RelativeBias(table_RN, position.distance)
         in_order = order_BT is None and cache is None
         order_BT = positions_BT if order_BT is None else order_BT
@@ -187,9 +187,8 @@ class Transformer(nn.Module):
     def _add_positions(self, c: TransformerConfig, prefix: str, x_BTD: Array, positions_BT: Array) -> Array:
         position = c.choice("position")
         if position.kind == "learned":
-            init = nn.initializers.normal(c.init_std)
             shape = (c.max_length + position.offset, c.d_model)
-            table_TD = weight(self, f"{prefix}positions", shape, ("length_table", "embed"), init)
+            table_TD = weight(self, f"{prefix}positions", shape, ("length_table", "embed"), table_init(c))
             table_TD = nn.with_logical_constraint(table_TD, (None, None)).astype(c.dtype)
             return x_BTD + table_TD[positions_BT + position.offset]
         if position.kind == "sinusoidal":
@@ -304,7 +303,7 @@ class Transformer(nn.Module):
                 pooled = jnp.tanh(Dense(c, D, bias=True, name="pooler")(pooled))
             outputs["pooled"] = pooled
             if classifier.classes:
-                classes = Dense(c, classifier.classes, bias=True, std=c.init_std, name="classifier")(pooled)
+                classes = Dense(c, classifier.classes, bias=True, std=classifier_std(c), name="classifier")(pooled)
                 outputs["classes"] = classes.astype(jnp.float32)
         if table_VD is None:
             return outputs | {"logits": outputs["classes"]}
@@ -313,11 +312,12 @@ class Transformer(nn.Module):
             x_BTD = Norm(c, name="head_norm")(x_BTD)
         V = c.padded_vocab_size
         if not c.tie_embeddings:
-            table_VD = weight(self, "head", (V, D), ("vocab", "embed"), projection_init(D))
+            table_VD = weight(self, "head", (V, D), ("vocab", "embed"), head_init(c))
         bias_V = None
         if c.head != "linear":
             bias_V = weight(self, "head_bias", (V,), ("vocab",), nn.initializers.zeros)
-        head = Head(x_BTD, table_VD.astype(c.dtype), bias_V, c.logit_scale, c.logit_soft_cap, c.vocab_size)
+        scale = c.as_standard().logit_scale
+        head = Head(x_BTD, table_VD.astype(c.dtype), bias_V, scale, c.logit_soft_cap, c.vocab_size)
         logits_BTV = nn.with_logical_constraint(head.logits(), ("batch", "length", "vocab"))
         return outputs | {"logits": logits_BTV, "head": head}
 

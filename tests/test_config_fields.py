@@ -26,7 +26,7 @@ from data.preparation import open_job
 from parallel import DistributedConfig, make_mesh
 from parallel.place import find_place
 from tests.helpers import uneven_batch
-from train import fit, init_state, make_train_step
+from train import fit, init_state, make_train_step, with_depth
 from train.metrics import read_metrics
 from train.planning import with_plan
 from train.samples import continue_prompts
@@ -123,12 +123,20 @@ def planned(config: ConfigDict) -> str:
     return str(lines)
 
 
+def derived(config: ConfigDict) -> str:
+    """What a start says of its depth."""
+    lines: list[str] = []
+    with_depth(config, lines.append)
+    return str(lines)
+
+
 # field -> (another value, what must change with it)
 FIELDS: dict[str, tuple[Any, Callable[..., str]]] = {
     "name": ("another", run),
     "seed": (1, first_batch),
     "init_from": ("/nowhere", error),
     "platform": ("gpu", error),
+    "model.depth": (2, derived),
     "model.num_layers": (1, step_program),
     "model.d_model": (64, step_program),
     "model.num_heads": (2, step_program),
@@ -166,7 +174,7 @@ FIELDS: dict[str, tuple[Any, Callable[..., str]]] = {
     "model.logit_soft_cap": (5.0, step_program),
     "model.window": (4, step_program),
     "model.dropout": (0.5, step_program),
-    "model.init_std": (0.1, initial_parameters),
+    "model.init": ("standard,zero_outputs=1", initial_parameters),
     "model.vocab_multiple": (256, step_program),
     "model.num_experts": (4, step_program),
     "model.experts_per_token": (1, step_program),
@@ -246,6 +254,7 @@ _BY_HAND = {"distributed.coordinator": "host", "distributed.num_processes": 2, "
 BESIDE: dict[str, dict[str, Any]] = {
     "mesh.replaced_rules": {"mesh.tensor": 2},
     "mesh.schedule": {"mesh.stage": 2},
+    "model.depth": {"model.num_kv_heads": 4},
     "model.max_length": {"model.position": "learned"},
     "model.layer_pattern": {"model.window": 4},
     "model.image": {"model.classifier": "first,classes=3"},

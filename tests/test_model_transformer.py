@@ -246,7 +246,7 @@ def test_a_plain_model_has_no_parameters_for_what_it_does_not_use():
 def test_standard_deviations_at_initialisation():
     wide = {"d_model": 64, "head_dim": 32, "num_kv_heads": 2, "d_mlp": 256, "vocab_size": 512, "max_length": 256}
     choices = {"activation": "swiglu", "bias": "all", "tie_embeddings": False, "position": "learned"}
-    config = make_config(num_layers=8, norm="layernorm", qk_norm="head", init_std=0.05, **wide, **choices)
+    config = make_config(num_layers=8, norm="layernorm", qk_norm="head", init="standard,std=0.05", **wide, **choices)
     params = named_leaves(nn.unbox(boxed_params(config, init=lambda fn, *args: jit(fn)(*args))))
     expected = {
         "embedding": 0.05,
@@ -458,7 +458,12 @@ def test_dropout_is_off_without_a_key():
         ({"window": -1}, ["model.window=-1", "0 (off) or more"]),
         ({"attention_soft_cap": -1.0}, ["model.attention_soft_cap=-1.0", "0 (off) or more"]),
         ({"logit_soft_cap": -1.0}, ["model.logit_soft_cap=-1.0", "0 (off) or more"]),
-        *(({name: 0.0}, [f"model.{name}=0.0", "above 0"]) for name in ("norm_eps", "rope_theta", "init_std")),
+        *(({name: 0.0}, [f"model.{name}=0.0", "above 0"]) for name in ("norm_eps", "rope_theta")),
+        ({"init": "standard,std=0"}, ["model.init='standard,std=0'", "std must be above 0"]),
+        (
+            {"init": "standard,zero_outputs=1", "block": "both"},
+            ["model.init='standard,zero_outputs=1'", "model.block='both'", "use 'pre' or zero_outputs=0"],
+        ),
     ],
     ids=lambda value: "-".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
 )

@@ -2,6 +2,7 @@
 
 from .compose import make_model as make_model
 from .compose import preflight as preflight
+from .depth import with_depth as with_depth
 from .evaluation import evaluate as evaluate
 from .evaluation import make_eval_step as make_eval_step
 from .loop import fit as fit

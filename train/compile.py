@@ -23,6 +23,7 @@ from parallel.collectives import format_collectives
 from .ahead import abstract_batch, compile_and_listen, lower_step
 from .compiled import Reading, read_step
 from .compose import preflight
+from .depth import with_depth
 from .device_memory import argument_bytes, memory_of_error
 from .flops import step_work
 from .initial import adopt
@@ -97,7 +98,7 @@ def compile_step(config: Any, machine: Machine, *, log: Callable[[str], None] = 
         compile_step(config, parse_machine("v5e:2x2")).memory.fits
     """
     check_machine(config, machine)
-    config = with_plan(adopt(config), log, machine=machine)
+    config = with_plan(with_depth(adopt(config), log), log, machine=machine)
     mesh = mesh_of(config, machine)
     lowered = lower_step(config, mesh)
     began = time.perf_counter()

@@ -79,6 +79,8 @@ def model_config(config: Any) -> TransformerConfig:
         ValueError: a value is not legal, or two do not fit.
     """
     c = config.model
+    if c.depth:
+        raise ValueError(f"config.model.depth={c.depth} is for a run's start: call train.with_depth(config) first")
     from_elsewhere = {"vocab_size": config.data.vocab_size, "max_length": c.max_length or config.data.seq_len}
     names = [field.name for field in dataclasses.fields(TransformerConfig)]
     fields = {name: from_elsewhere[name] if name in from_elsewhere else getattr(c, name) for name in names}

@@ -28,6 +28,7 @@ from .optimizer import parameter_name
 from .restore import restore_params
 from .runtime import run_command, set_up
 from .state import abstract_state
+from .width import is_mup
 from .workdir import IMPORTED, check_workdir, read_tokenizer, replace_file, write_tokenizer
 
 WORKDIR = {"workdir": (None, "the run's or the imported model's directory")}
@@ -63,6 +64,10 @@ def import_model(directory: Path, argv: list[str]) -> None:
     arguments = read_command_line(argv, "train.convert import", __doc__ or "", options=WORKDIR)
     config: Any = arguments.config
     workdir = arguments.flags["workdir"]
+    if is_mup(config):
+        raise ValueError(
+            f"config.model.init={config.model.init!r}: imported models are in the parametrisation 'standard'"
+        )
     source = open_source(directory)
     tokenizer = None
     try:
@@ -130,7 +135,7 @@ def export_model(directory: Path, argv: list[str]) -> None:
     workdir: epath.Path = arguments.flags["workdir"]
     imported = json.loads((workdir / IMPORTED).read_text()) if (workdir / IMPORTED).exists() else {}
     params, _, step = restore_params(config, workdir)
-    core = dataclasses.asdict(make_model(config).config)
+    core = dataclasses.asdict(make_model(config).config.as_standard())
     shapes = {parameter_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     name = arguments.flags["family"] or imported.get("family")
     family = family_of(name) if name else _family_that_says(core, shapes)

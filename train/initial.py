@@ -15,23 +15,30 @@ from .distill import TEACHER, teacher_path
 from .parameters_of_run import note_fixed, own_config, read_source, read_teacher
 from .state import TrainState, init_state, parameter_shapes, with_params
 from .trainable import ADAPTERS, BESIDE, divide, trained_part
+from .width import is_mup
 from .workdir import FREE_OF_MODEL
 
 # Fields of `model` that say how it is trained, not what it is; a run keeps its own.
-_OWN = (*FREE_OF_MODEL, "init_std", "balance_loss", "router_z_loss", "expert_capacity")
+_OWN = (*FREE_OF_MODEL, "balance_loss", "router_z_loss", "expert_capacity")
 _HEADS = ("classifier", "pooler")  # parameters that a new task replaces
 
 
 def adopt(config: Any) -> Any:
     """The config with the model and tokenizer of what `config.init_from` names; the same if it names nothing.
 
-    A `config.model.classifier` of the config's own stays: it is a new task's.
+    A `config.model.classifier` of the config's own stays: it is a new task's. So does a standard `config.model.init`;
+    "mup" is a part of the model, as its logits have a factor.
 
     Raises:
-        ValueError: there is no run or imported model there.
+        ValueError: there is no run or imported model there, or it does not have the "mup" that the config asks for.
     """
     if not config.init_from:
         return config
+    if config.model.depth:
+        raise ValueError(
+            f"config.model.depth={config.model.depth} does not go with config.init_from={config.init_from!r}, whose "
+            "model is taken; use config.model.depth=0"
+        )
     source = epath.Path(config.init_from).expanduser()
     path = source / "config.json"
     if not path.exists():
@@ -43,7 +50,12 @@ def adopt(config: Any) -> Any:
         )
     theirs: Any = load_config(path)
     config = copy.deepcopy(config)
-    own = (*_OWN, "classifier") if config.model.classifier else _OWN
+    if is_mup(config) and not is_mup(theirs):
+        raise ValueError(
+            f"config.model.init={config.model.init!r} does not go with config.init_from={config.init_from!r}, whose "
+            "parameters are in the standard parametrisation, tuned at the width that they have; use 'standard'"
+        )
+    own = (*_OWN, *(["classifier"] if config.model.classifier else []), *([] if is_mup(theirs) else ["init"]))
     with config.unlocked():
         for field, value in theirs.model.items():
             if field not in own:

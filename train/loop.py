@@ -20,6 +20,7 @@ from parallel import check_platform, has_accelerator, in_turns, local_rows, make
 from .best import Best
 from .checkpoint import Checkpoints
 from .compose import attention_of, make_model, preflight, schedule_of, with_batch_size
+from .depth import with_depth
 from .distill import check_same_meaning
 from .evaluation import evaluate, figures_of_answers, make_eval_step
 from .flops import row_work
@@ -77,7 +78,7 @@ def fit(config: Any, workdir: str | os.PathLike[str]) -> Result:
     start(config.distributed)
     workdir = epath.Path(workdir)
     check_platform(config.platform)
-    config = with_plan(config, _log)
+    config = with_plan(with_depth(config, _log), _log)
     mesh = make_mesh(config.mesh)
     is_process_0 = jax.process_index() == 0
     preflight(config, mesh)

@@ -20,6 +20,7 @@ from .parameters import parameter_name
 from .schedule import make_schedule
 from .soap import scale_by_soap
 from .updates import check, coupled, decoupled
+from .width import refuse_mup
 
 Params = Any
 
@@ -27,6 +28,7 @@ Params = Any
 def _sgd(config: Any, *, momentum: float = 0.9, nesterov: bool = False) -> optax.GradientTransformation:
     """Stochastic gradient descent with momentum (Sutskever et al. 2013), weight decay as a part of the gradient."""
     check(config, fractions={"momentum": momentum})
+    refuse_mup(config, "its rates follow other powers of the width (arXiv:2203.03466, table 8)")
     return coupled(config, optax.trace(momentum, nesterov))
 
 
@@ -58,6 +60,7 @@ def _lamb(
 ) -> optax.GradientTransformation:
     """AdamW with updates as large as the parameters of each layer (You et al. 2020, arXiv:1904.00962)."""
     check(config, positive={"eps": eps}, fractions={"b1": b1, "b2": b2})
+    refuse_mup(config, "its steps are as large as the parameters, whatever the factor of its direction")
     return decoupled(config, optax.scale_by_adam(b1, b2, eps), cautious=cautious, last=scale_by_trust_ratio())
 
 
@@ -66,6 +69,8 @@ def _adafactor(
 ) -> optax.GradientTransformation:
     """Factored second moments (Shazeer and Stern 2018, arXiv:1804.04235); the learning rate is relative."""
     check(config, positive={"decay": decay, "clip": clip})
+    if relative:
+        refuse_mup(config, "its steps are as large as the parameters, unless relative=0")
     direction = scale_by_adafactor(decay=decay, clip=clip, relative=relative)
     return decoupled(config, direction, cautious=cautious)
 
@@ -103,7 +108,8 @@ def _muon(
     check(config, positive=positive, fractions={"momentum": momentum, "b1": b1, "b2": b2})
     direction = scale_by_muon(momentum=momentum, iterations=iterations, eps=eps)
     return apart(
-        decoupled(config, direction, cautious=cautious, learning_rate=learning_rate),
+        # Its spectral norm follows outputs / inputs alone, as muP asks (Yang et al. 2023, arXiv:2310.17813).
+        decoupled(config, direction, cautious=cautious, learning_rate=learning_rate, by_width=False),
         decoupled(config, optax.scale_by_adam(b1, b2, eps), weight_decay=0.0),
     )
 
@@ -132,6 +138,7 @@ def _soap(
         cautious: decay only where the direction takes a parameter towards zero as well.
     """
     check(config, positive={"eps": eps, "every": every, "largest": largest}, fractions={"b1": b1, "b2": b2})
+    refuse_mup(config, "no rule is known to hold for steps in the basis that it finds")
     return apart(
         decoupled(config, scale_by_soap(b1=b1, b2=b2, eps=eps, every=every, largest=largest), cautious=cautious),
         decoupled(config, optax.scale_by_adam(b1, b2, eps), cautious=cautious),

@@ -17,6 +17,7 @@ from parallel import Machine, parse_machine, topology_devices
 
 from .candidates import Candidate
 from .compile import check_machine, to_json
+from .depth import with_depth
 from .initial import adopt
 from .plan_changes import why_nothing_fits
 from .plan_compiled import compile_best
@@ -47,7 +48,7 @@ def main(argv: list[str]) -> int:
     tokens = parse_quantity(flags["budget"]) if flags["budget"] else 0.0
     mesh = parse_mesh(flags["mesh"], machine.num_devices) if flags["mesh"] else None
     check_machine(config, machine)
-    config = adopt(config)
+    config = with_depth(adopt(config), print)
     check_suits(config)
     if flags["compile"] > 0:
         _check_compiler(machine)

@@ -12,6 +12,7 @@ from jax import Array
 from .layer_decay import scale_by_layer
 from .parameters import parameter_name
 from .schedule import make_schedule
+from .width import refuse_mup, scale_by_width
 
 Params = Any
 
@@ -24,6 +25,7 @@ def decoupled(
     learning_rate: float | None = None,
     weight_decay: float | None = None,
     last: optax.GradientTransformation | None = None,
+    by_width: bool = True,
 ) -> optax.GradientTransformation:
     """Goes along a direction and lets weights decay beside it (Loshchilov and Hutter 2019, arXiv:1711.05101).
 
@@ -34,10 +36,12 @@ def decoupled(
         learning_rate: the peak; None is the config's.
         weight_decay: None is the config's.
         last: of direction and decay together, before the learning rate.
+        by_width: whether the direction must be scaled for the width (`train/width.py`).
     """
     o = config.optimizer
     return optax.chain(
         direction,
+        scale_by_width(config) if by_width else optax.identity(),
         _decay(config, o.weight_decay if weight_decay is None else weight_decay, cautious),
         last or optax.identity(),
         scale_by_layer(config),
@@ -53,10 +57,17 @@ def coupled(config: Any, direction: optax.GradientTransformation) -> optax.Gradi
     Args:
         config: the whole config.
         direction: as in `decoupled`.
+
+    Raises:
+        ValueError: there is weight decay, and `config.model.init` is "mup": its share of the gradient would grow with
+            the width.
     """
+    if config.optimizer.weight_decay > 0:
+        refuse_mup(config, "its weight decay is a part of the gradient, of which it grows with the width")
     return optax.chain(
         _decay(config, config.optimizer.weight_decay, False),
         direction,
+        scale_by_width(config),
         scale_by_layer(config),
         optax.scale_by_learning_rate(make_schedule(config, config.optimizer.learning_rate)),
     )

@@ -8,6 +8,7 @@ from tests.bench import (
     equivalence,
     loader,
     memory,
+    mup,
     optimizers,
     pod_table,
     quality,
@@ -27,4 +28,5 @@ if __name__ == "__main__":
     tasks.main([])
     distillation.main()
     optimizers.main()
+    mup.main()
     loader.main()
