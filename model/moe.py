@@ -292,7 +292,7 @@ class MoE(nn.Module):
         inits = {"w_in": projection_init(D), "w_gate": projection_init(D)}
         inits["w_out"] = projection_init(F, num_residual_writes=2 * c.num_layers)
         return {
-            name: weight(self, name, shapes[name], axes, inits.get(name, nn.initializers.zeros)).astype(c.dtype)
+            name: weight(self, name, shapes[name], axes, inits.get(name, nn.initializers.zeros)).astype(c.compute_dtype)
             for name, axes in EXPERT_AXES.items()
             if (c.is_gated or "gate" not in name) and (c.bias == "all" or not name.startswith("b_"))
         }
