@@ -10,6 +10,7 @@ from tests.bench import (
     memory,
     optimizers,
     pod_table,
+    precision,
     quality,
     ranking,
     tasks,
@@ -26,5 +27,6 @@ if __name__ == "__main__":
     baselines.main([])
     tasks.main([])
     distillation.main()
+    precision.main()
     optimizers.main()
     loader.main()
