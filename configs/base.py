@@ -65,7 +65,7 @@ def get_config() -> ConfigDict:
     model.balance_loss = 0.01  # weight of the loss that evens out the experts' loads
     model.router_z_loss = 0.001  # weight of log(Z)^2 of the router, which keeps its logits from drifting
     model.balance_bias_rate = 0.0  # how far an update moves the bias that evens out the loads without a loss; 0: off
-    model.dtype = "float32"  # of activations and matmuls: float32 or bfloat16; parameters are float32
+    model.dtype = "float32"  # of activations and matmuls: float32 or bfloat16[,products=int8], or float8
     model.remat = "none"  # activations computed again: none, full, dots, attention, projections, names (model/remat.py)
     model.scan_unroll = 1  # layers in one iteration of the loop over layers
 

@@ -125,7 +125,7 @@ def _cudnn_lacks(asked: Asked) -> str:
         return "it is NVIDIA's, and the mesh has GPUs of another maker"
     if c.attention_soft_cap:
         return f"it has no soft cap, and config.model.attention_soft_cap={c.attention_soft_cap}"
-    if c.dtype != "bfloat16":
+    if c.compute_dtype != "bfloat16":
         return f"it computes in bfloat16, and config.model.dtype={c.dtype!r}"
     size, latent = c.size_of_head, c.choice("latent_attention")
     if latent.kind:

@@ -18,6 +18,7 @@ from .init import output_init
 from .latent import latent_qkv
 from .layers import ACTIVATIONS, dropout, fold_in, layer_norm, projection_init, rms_norm, weight
 from .moe import MoE, dropless
+from .products import contract
 from .rope import rope
 
 ACTIVATION_AXES = ("batch", "residual_length", "act_embed")
@@ -89,7 +90,7 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps (..., D) to (..., size)."""
-        D, dtype = x.shape[-1], self.config.dtype
+        D, dtype = x.shape[-1], self.config.compute_dtype
         init = nn.initializers.normal(self.std) if self.std else projection_init(D)
         y = x @ weight(self, "w", (D, self.size), ("embed", "classes"), init).astype(dtype)
         return y + weight(self, "b", (self.size,), ("norm",), nn.initializers.zeros).astype(dtype) if self.bias else y
@@ -152,9 +153,9 @@ class Attention(nn.Module):
         y_BTNH = nn.with_logical_constraint(y_BTNH, ("batch", "length", "heads", "head_dim"))
         N, H, D = *y_BTNH.shape[2:], c.d_model
         w_NHD = weight(self, "w_out", (N, H, D), ("heads", "head_dim", "embed"), output_init(c, N, H))
-        y_BTD = jnp.einsum("BTNH,NHD->BTD", y_BTNH, w_NHD.astype(c.dtype))
+        y_BTD = contract(y_BTNH, w_NHD.astype(c.compute_dtype), num_dims=2, products=c.products)
         if c.bias == "all":
-            y_BTD = y_BTD + weight(self, "b_out", (D,), ("norm",), nn.initializers.zeros).astype(c.dtype)
+            y_BTD = y_BTD + weight(self, "b_out", (D,), ("norm",), nn.initializers.zeros).astype(c.compute_dtype)
         return y_BTD, cache
 
     def _qkv(self, x_BTD: Array, place: Place, memory: Memory | None) -> tuple[Array, Any, Any]:
@@ -164,10 +165,10 @@ class Attention(nn.Module):
 
         def project(name: str, heads: int, axis: str, x_BTD: Array) -> Array:
             w_DNH = weight(self, f"w_{name}", (D, heads, H), ("embed", axis, "head_dim"), projection_init(D))
-            y_BTNH = jnp.einsum("BTD,DNH->BTNH", x_BTD, w_DNH.astype(c.dtype))
+            y_BTNH = contract(x_BTD, w_DNH.astype(c.compute_dtype), products=c.products)
             if c.bias != "none":
                 bias = weight(self, f"b_{name}", (heads, H), (axis, "head_dim"), nn.initializers.zeros)
-                y_BTNH = y_BTNH + bias.astype(c.dtype)
+                y_BTNH = y_BTNH + bias.astype(c.compute_dtype)
             return nn.with_logical_constraint(y_BTNH, ("batch", "length", axis, "head_dim"))
 
         def finish(name: str, axis: str, y_BTNH: Array) -> Array:
@@ -209,9 +210,10 @@ class MLP(nn.Module):
         c, D, F = self.config, self.config.d_model, self.d_hidden
 
         def project(name: str) -> Array:
-            y_BTF = x_BTD @ weight(self, f"w_{name}", (D, F), ("embed", "mlp"), projection_init(D)).astype(c.dtype)
+            w_DF = weight(self, f"w_{name}", (D, F), ("embed", "mlp"), projection_init(D))
+            y_BTF = contract(x_BTD, w_DF.astype(c.compute_dtype), products=c.products)
             if c.bias == "all":
-                y_BTF = y_BTF + weight(self, f"b_{name}", (F,), ("mlp",), nn.initializers.zeros).astype(c.dtype)
+                y_BTF = y_BTF + weight(self, f"b_{name}", (F,), ("mlp",), nn.initializers.zeros).astype(c.compute_dtype)
             y_BTF = nn.with_logical_constraint(y_BTF, ("batch", "length", "mlp"))
             return checkpoint_name(y_BTF, f"mlp_{name}")
 
@@ -219,9 +221,10 @@ class MLP(nn.Module):
         if c.is_gated:
             y_BTF = y_BTF * project("in")
         y_BTF = checkpoint_name(y_BTF, "mlp_hidden")
-        y_BTD = y_BTF @ weight(self, "w_out", (F, D), ("mlp", "embed"), output_init(c, F)).astype(c.dtype)
+        w_FD = weight(self, "w_out", (F, D), ("mlp", "embed"), output_init(c, F))
+        y_BTD = contract(y_BTF, w_FD.astype(c.compute_dtype), products=c.products)
         if c.bias == "all":
-            y_BTD = y_BTD + weight(self, "b_out", (D,), ("norm",), nn.initializers.zeros).astype(c.dtype)
+            y_BTD = y_BTD + weight(self, "b_out", (D,), ("norm",), nn.initializers.zeros).astype(c.compute_dtype)
         return y_BTD
 
 

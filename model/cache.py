@@ -51,10 +51,10 @@ def init_cache(config: TransformerConfig, batch_size: int, num_slots: int, *, me
     latent = config.choice("latent_attention")
     sizes = (config.size_of_head + latent.rope, latent.value) if latent.kind else (config.size_of_head,) * 2
     shape = (config.num_layers, batch_size, num_slots, config.num_kv_heads)
-    layers = LayerCache(*(jnp.zeros((*shape, size), config.dtype) for size in sizes))
+    layers = LayerCache(*(jnp.zeros((*shape, size), config.compute_dtype) for size in sizes))
     if config.block == "lstm":
         shape = (config.num_layers, batch_size, config.d_model)
-        layers = LSTMState(jnp.zeros(shape, config.dtype), jnp.zeros(shape))
+        layers = LSTMState(jnp.zeros(shape, config.compute_dtype), jnp.zeros(shape))
     return KVCache(
         layers=layers,
         positions_BS=jnp.zeros((batch_size, num_slots), jnp.int32),

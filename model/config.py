@@ -6,6 +6,7 @@ import math
 
 from .choice import Choice, parse_choice
 from .layers import ACTIVATIONS, NORMS
+from .products import PRODUCTS
 from .rope import SCALINGS
 
 # Legal values; those with options of their own are written "kind,option=value".
@@ -33,7 +34,7 @@ INITS = {
     "mup": {"width": int, "head_dim": 0, "std": 0.02, "zero_outputs": 0},
 }
 IMAGES = {"": {}, "patches": {"size": int, "patch": int, "channels": 3}}
-DTYPES = ("float32", "bfloat16")  # float16 would need loss scaling
+DTYPES = {"float32": {"products": ""}, "bfloat16": {"products": ""}}  # float16 would need loss scaling
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,7 +109,9 @@ class TransformerConfig:
         router_z_loss: weight of log(Z)^2 of the router (Zoph et al. 2022, arXiv:2202.08906, eq. 5).
         balance_bias_rate: how far each update moves the bias that the choice of an expert has, towards even loads
             (Wang et al. 2024, arXiv:2408.15664); 0 is no bias.
-        dtype: compute dtype of matmuls and activations; parameters, norms and softmax stay float32.
+        dtype: compute dtype of matmuls and activations, "float32" or "bfloat16"; parameters, norms and softmax stay
+            float32. `products`, a key of `model.products.PRODUCTS`, is the type of the operands of the layers'
+            projections, forward and backward; embedding, attention's own products, classifiers and head are without.
 
     Raises:
         ValueError: a value is out of range, or two do not fit; it names the config keys and legal values.
@@ -175,7 +178,6 @@ class TransformerConfig:
             ("embedding_norm", EMBEDDING_NORMS),
             ("head", HEADS),
             ("qk_norm", QK_NORMS),
-            ("dtype", DTYPES),
         ):
             if getattr(self, field) not in legal:
                 raise ValueError(
@@ -277,6 +279,7 @@ class TransformerConfig:
                 f"config.model.num_dense_layers={self.num_dense_layers} must be below config.model.num_layers="
                 f"{self.num_layers}, and 0 without config.model.num_experts"
             )
+        self._check_products()
         image = self.choice("image")
         if image.kind and (image.size % image.patch or not self.classifier):
             raise ValueError(
@@ -284,9 +287,30 @@ class TransformerConfig:
                 f"need a config.model.classifier, such as 'first,classes=10', not {self.classifier!r}"
             )
 
+    def _check_products(self) -> None:
+        said = f"config.model.dtype={self.dtype!r}"
+        if self.products and self.products not in PRODUCTS:
+            raise ValueError(f"{said}: products={self.products!r} is not known; use one of {', '.join(PRODUCTS)}")
+        for field, has_others in (("num_experts", self.num_experts > 0), ("block", self.block == "lstm")):
+            if self.products and has_others:
+                raise ValueError(
+                    f"{said}: with config.model.{field}={getattr(self, field)!r} most products are not projections of "
+                    f"all tokens, which products=... is for; use config.model.dtype={self.compute_dtype!r}"
+                )
+
     def choice(self, field: str) -> Choice:
         """The kind and options that a field such as "position" says."""
         return parse_choice(f"config.model.{field}", getattr(self, field), CHOICES[field])
+
+    @functools.cached_property
+    def compute_dtype(self) -> str:
+        """Of matmuls and activations: `dtype` without its options."""
+        return self.choice("dtype").kind
+
+    @functools.cached_property
+    def products(self) -> str:
+        """The type of the operands of projections, a key of `model.products.PRODUCTS`; "" is the compute dtype."""
+        return self.choice("dtype").products
 
     @functools.cached_property
     def is_causal(self) -> bool:
@@ -359,4 +383,5 @@ CHOICES = {
     "init": INITS,
     "router": ROUTERS,
     "image": IMAGES,
+    "dtype": DTYPES,
 }

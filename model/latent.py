@@ -13,6 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from .config import TransformerConfig
 from .layers import projection_init, rms_norm, weight
+from .products import contract
 from .rope import rope
 
 
@@ -34,7 +35,7 @@ def latent_qkv(module: nn.Module, c: TransformerConfig, x_BTD: Array, positions_
 
     def project(name: str, x: Array, shape: tuple[int, ...], axes: tuple[str, ...]) -> Array:
         w = weight(module, f"w_{name}", shape, axes, projection_init(shape[0]))
-        return jnp.tensordot(x, w.astype(c.dtype), axes=1)
+        return contract(x, w.astype(c.compute_dtype), products=c.products)
 
     def norm(name: str, x: Array) -> Array:
         return rms_norm(x, weight(module, name, x.shape[-1:], ("norm",), nn.initializers.ones), eps=c.norm_eps)

@@ -71,12 +71,12 @@ class LSTMBlock(nn.Module):
         """Maps (B, T, D) to (B, T, D); also returns the state after the last token if there was one before, and {}."""
         c, D, shape = self.config, self.config.d_model, (self.config.d_model, 4, self.config.d_model)
         axes, init = ("embed", "gates", "mlp"), projection_init(D)
-        w_x, w_h = (weight(self, name, shape, axes, init).astype(c.dtype) for name in ("w_x", "w_h"))
-        bias_4D = weight(self, "b_gates", shape[1:], axes[1:], _forget_bias).astype(c.dtype)
+        w_x, w_h = (weight(self, name, shape, axes, init).astype(c.compute_dtype) for name in ("w_x", "w_h"))
+        bias_4D = weight(self, "b_gates", shape[1:], axes[1:], _forget_bias).astype(c.compute_dtype)
         gates_BT4D = jnp.einsum("BTD,DGE->BTGE", x_BTD, w_x) + bias_4D
         gates_BT4D = nn.with_logical_constraint(gates_BT4D, ("batch", None, None, "mlp"))
         zeros = jnp.zeros((x_BTD.shape[0], D))
-        state = caches[0] or LSTMState(zeros.astype(c.dtype), zeros)
+        state = caches[0] or LSTMState(zeros.astype(c.compute_dtype), zeros)
         is_token_BT = place.q_segment_ids_BT != 0
         begins_BT = is_token_BT & (place.positions_BT == 0)
         y_BTD, state = lstm(gates_BT4D, w_h, state, begins_BT=begins_BT, is_token_BT=is_token_BT)

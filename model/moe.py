@@ -265,7 +265,7 @@ class MoE(nn.Module):
         shapes |= {"b_in": (E, F), "b_gate": (E, F), "b_out": (E, D)}
         inits = {"w_in": projection_init(D), "w_gate": projection_init(D), "w_out": output_init(c, F)}
         return {
-            name: weight(self, name, shapes[name], axes, inits.get(name, nn.initializers.zeros)).astype(c.dtype)
+            name: weight(self, name, shapes[name], axes, inits.get(name, nn.initializers.zeros)).astype(c.compute_dtype)
             for name, axes in EXPERT_AXES.items()
             if (c.is_gated or "gate" not in name) and (c.bias == "all" or not name.startswith("b_"))
         }

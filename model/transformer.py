@@ -101,9 +101,9 @@ class Transformer(nn.Module):
         def embed(tokens_BT: Array) -> Array:
             if table_VD is None:
                 return self._embed_patches(tokens_BT)
-            x_BTD = nn.with_logical_constraint(table_VD.astype(c.dtype), ("vocab", None))[tokens_BT]
+            x_BTD = nn.with_logical_constraint(table_VD.astype(c.compute_dtype), ("vocab", None))[tokens_BT]
             x_BTD = nn.with_logical_constraint(x_BTD, ("batch", "length", "act_embed"))
-            return x_BTD * jnp.asarray(c.embedding_scale, c.dtype) if c.embedding_scale != 1.0 else x_BTD
+            return x_BTD * jnp.asarray(c.embedding_scale, c.compute_dtype) if c.embedding_scale != 1.0 else x_BTD
 
         memory = None
         if c.encoder is not None:
@@ -137,9 +137,9 @@ class Transformer(nn.Module):
         c, image = self.config, self.config.choice("image")
         B, n, P = images_BHWC.shape[0], image.size // image.patch, image.patch
         patches = images_BHWC.reshape(B, n, P, n, P, image.channels).swapaxes(2, 3).reshape(B, n * n, -1)
-        x_BTD = Dense(c, c.d_model, bias=c.bias == "all", name="patches")(patches.astype(c.dtype))
+        x_BTD = Dense(c, c.d_model, bias=c.bias == "all", name="patches")(patches.astype(c.compute_dtype))
         first_D = weight(self, "first_token", (c.d_model,), ("norm",), table_init(c))
-        first_B1D = jnp.broadcast_to(first_D.astype(c.dtype), (B, 1, c.d_model))
+        first_B1D = jnp.broadcast_to(first_D.astype(c.compute_dtype), (B, 1, c.d_model))
         return jnp.concatenate((first_B1D, x_BTD), axis=1)
 
     def _tower(
@@ -165,7 +165,7 @@ class Transformer(nn.Module):
         if c.token_types and types_BT is not None:
             shape = (c.token_types, c.d_model)
             table_CD = weight(self, "token_types", shape, ("token_types", "embed"), table_init(c))
-            x_BTD = x_BTD + nn.with_logical_constraint(table_CD, (None, None)).astype(c.dtype)[types_BT]
+            x_BTD = x_BTD + nn.with_logical_constraint(table_CD, (None, None)).astype(c.compute_dtype)[types_BT]
         if c.embedding_norm != "none":
             x_BTD = Norm(c, name=f"{prefix}embedding_norm")(x_BTD)
         x_BTD = nn.with_logical_constraint(x_BTD, ACTIVATION_AXES)
@@ -189,10 +189,10 @@ class Transformer(nn.Module):
         if position.kind == "learned":
             shape = (c.max_length + position.offset, c.d_model)
             table_TD = weight(self, f"{prefix}positions", shape, ("length_table", "embed"), table_init(c))
-            table_TD = nn.with_logical_constraint(table_TD, (None, None)).astype(c.dtype)
+            table_TD = nn.with_logical_constraint(table_TD, (None, None)).astype(c.compute_dtype)
             return x_BTD + table_TD[positions_BT + position.offset]
         if position.kind == "sinusoidal":
-            return x_BTD + sinusoids(positions_BT, c.d_model).astype(c.dtype)
+            return x_BTD + sinusoids(positions_BT, c.d_model).astype(c.compute_dtype)
         return x_BTD
 
     def _layers(
@@ -280,7 +280,7 @@ class Transformer(nn.Module):
         """Parameters of a stack: those of one Block, each with a leading layer dim."""
         # The shape of the activations does not matter to the parameters: one token is enough, and the plain
         # attention takes it, where one that divides the length could not.
-        x, zeros = jnp.zeros((1, 1, c.d_model), c.dtype), jnp.zeros((1, 1), jnp.int32)
+        x, zeros = jnp.zeros((1, 1, c.d_model), c.compute_dtype), jnp.zeros((1, 1), jnp.int32)
         place, memory = Place(zeros, zeros, zeros, zeros, zeros), Memory(x, zeros, zeros) if has_memory else None
         block = Block(c, attention, has_experts=has_experts, has_memory=has_memory, parent=None)
         block = LSTMBlock(c, parent=None) if c.block == "lstm" else block
@@ -317,7 +317,7 @@ class Transformer(nn.Module):
         if c.head != "linear":
             bias_V = weight(self, "head_bias", (V,), ("vocab",), nn.initializers.zeros)
         scale = c.as_standard().logit_scale
-        head = Head(x_BTD, table_VD.astype(c.dtype), bias_V, scale, c.logit_soft_cap, c.vocab_size)
+        head = Head(x_BTD, table_VD.astype(c.compute_dtype), bias_V, scale, c.logit_soft_cap, c.vocab_size)
         logits_BTV = nn.with_logical_constraint(head.logits(), ("batch", "length", "vocab"))
         return outputs | {"logits": logits_BTV, "head": head}
 

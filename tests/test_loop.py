@@ -23,7 +23,7 @@ from parallel import MeshConfig, make_mesh
 from tests.helpers import command
 from train import evaluate, fit, init_state, make_model
 from train.inspect import tree_sha256
-from train.metrics import Recorder, peak_flops, read_metrics
+from train.metrics import Recorder, read_metrics
 
 ROOT = Path(__file__).parents[1]
 
@@ -228,14 +228,6 @@ def test_metrics_of_a_step_are_fetched_only_when_the_next_are_due(tmp_path: Path
         recorder.train(2, {"loss": 2.0})
         assert fetched == [{"loss": 1.0}]
     assert fetched == [{"loss": 1.0}, {"loss": 2.0}]
-
-
-def test_peak_of_a_device_kind_is_that_of_its_longest_name():
-    assert peak_flops("TPU v5 lite") == 197e12
-    assert peak_flops("TPU v5p") == peak_flops("TPU v5") == 459e12
-    assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
-    assert peak_flops("NVIDIA H100 80GB HBM3", "float32") == 494.5e12  # as TF32
-    assert peak_flops("cpu") is None
 
 
 def test_half_a_line_left_by_a_kill_is_dropped(tmp_path: Path):

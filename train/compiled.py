@@ -30,7 +30,7 @@ from parallel.mesh import slice_sizes
 from .ahead import REMATERIALIZATION, Compiled
 from .compose import attention_of, make_model, num_microbatches
 from .device_memory import CompiledMemory, memory_of
-from .flops import lengths_of, step_work
+from .flops import lengths_of, peak_of, step_work
 from .layout import layout_of
 from .step_time import estimate_time
 from .workload import workload_of
@@ -62,7 +62,7 @@ class Reading:
         paper_s: seconds of computation on paper, where the compiler estimates no cycles.
         messages: what the compiler warned of.
         compile_s: how long it took here.
-        dtype: of its matmuls.
+        peak: operations a second of a device (`train.flops.peak_of`); 0 is the chip's in bfloat16.
     """
 
     machine: Machine
@@ -80,12 +80,12 @@ class Reading:
     paper_s: float = 0.0
     messages: tuple[str, ...] = ()
     compile_s: float = 0.0
-    dtype: str = "bfloat16"
+    peak: float = 0.0
 
     @property
     def ideal_s(self) -> float:
         """Seconds of a step at 100% MFU."""
-        return self.flops / self.machine.num_devices / self.machine.chip.peak(self.dtype)
+        return self.flops / self.machine.num_devices / (self.peak or self.machine.chip.peak("bfloat16"))
 
     @property
     def has_cycles(self) -> bool:
@@ -158,13 +158,13 @@ def read_step(config: Any, machine: Machine, mesh: Mesh, compiled: Compiled, *, 
         work=done,
         attention_flops=of_attention,
         attention_s=of_attention / attention_peak(config, chip),
-        experts_s=expert_flops(config, mesh, done.kernels) / chip.peak(config.model.dtype),
+        experts_s=expert_flops(config, mesh, done.kernels) / chip.peak(make_model(config).config.compute_dtype),
         ici_s=sum(ici for ici, _ in seconds),
         dcn_s=sum(dcn for _, dcn in seconds),
         paper_s=0.0 if has_cycles else seconds_on_paper(config, machine, mesh),
         messages=warnings_in(compiled.messages),
         compile_s=compile_s,
-        dtype=config.model.dtype,
+        peak=peak_of(config, chip),
     )
 
 
@@ -180,7 +180,8 @@ def seconds_on_paper(config: Any, machine: Machine, mesh: Mesh) -> float:
 
 def attention_peak(config: Any, chip: Chip) -> float:
     """Operations per second that attention's kernels can reach: heads narrower than an MXU leave a part of it idle."""
-    return chip.peak(config.model.dtype, inner=make_model(config).config.size_of_head)
+    model = make_model(config).config
+    return chip.peak(model.compute_dtype, inner=model.size_of_head)
 
 
 def kernel_flops(config: Any, mesh: Mesh, kernels: Sequence[Kernel]) -> float:

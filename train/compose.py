@@ -30,6 +30,7 @@ from parallel import (
     Schedule,
     all_to_all_attention,
     check_rows,
+    chip_of,
     compute_capability,
     exchange_experts,
     make_rules,
@@ -43,6 +44,7 @@ from parallel.sharding import Rules
 from .best import Best
 from .objective import make_objective
 from .optimizer import make_optimizer
+from .precision import check_products
 from .strategy import check_sampling
 from .trainable import trained_part
 
@@ -289,6 +291,7 @@ def preflight(config: Any, mesh: Mesh) -> None:
     """
     model = make_model(config, mesh).config
     DataConfig.of(config.data)
+    check_products(model, chip_of(mesh.devices.flat[0].device_kind))
     check_mesh(config, mesh, model, rules_of(config))
     if not 0 <= config.seed < 2**31:
         raise ValueError(f"config.seed={config.seed} must be at least 0 and below 2^31")

@@ -98,7 +98,7 @@ def teacher_config(config: Any) -> Any:
             f"config.data.tokenizer={path}"
         )
     theirs.mesh = config.mesh
-    theirs.model.dtype = config.model.dtype
+    theirs.model.dtype = config.model.dtype.partition(",")[0]  # its targets are not rounded
     theirs.model.attention = "auto"  # for the student's rows
     theirs.data.update(task=config.data.task, packing=config.data.packing)
     return theirs

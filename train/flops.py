@@ -4,9 +4,11 @@ from typing import Any
 
 from data import DataConfig, blank_row
 from model import forward_flops
+from parallel import Chip
 
 from .compose import make_model
 from .objective import objective_name
+from .precision import mean_peak
 
 # Objectives that ask the model for the vocabulary's logits.
 OF_TOKENS = ("tokens", "tokens_and_pairs")
@@ -29,6 +31,13 @@ def row_work(config: Any) -> tuple[int, float]:
     logits = objective_name(config) in OF_TOKENS
     flops = forward_flops(make_model(config).config, length, encoder_length=encoder_length, logits=logits)
     return length + encoder_length, 3 * flops
+
+
+def peak_of(config: Any, chip: Chip) -> float:
+    """`mean_peak` of a device that does the operations of `row_work`."""
+    length, encoder_length = lengths_of(config)
+    logits = objective_name(config) in OF_TOKENS
+    return mean_peak(chip, make_model(config).config, length, encoder_length=encoder_length, logits=logits)
 
 
 def step_work(config: Any) -> tuple[int, float]:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from data import Corpus, DataConfig, TrainingRows, make_batches, open_rows, prepare
 from model import count_params
-from parallel import check_platform, has_accelerator, in_turns, local_rows, make_mesh, shard_batch, start
+from parallel import check_platform, chip_of, has_accelerator, in_turns, local_rows, make_mesh, shard_batch, start
 
 from .best import Best
 from .checkpoint import Checkpoints
@@ -23,10 +23,10 @@ from .compose import attention_of, make_model, preflight, schedule_of, with_batc
 from .depth import with_depth
 from .distill import check_same_meaning
 from .evaluation import evaluate, figures_of_answers, make_eval_step
-from .flops import row_work
+from .flops import peak_of, row_work
 from .initial import adopt, first_state, fresh_parameters
 from .interrupt import Interrupt
-from .metrics import Recorder, peak_flops
+from .metrics import Recorder
 from .parameters_of_run import read_fixed
 from .planning import with_plan
 from .runtime import set_up
@@ -188,14 +188,14 @@ def _chosen(config: Any, mesh: Mesh, state: TrainState, best: Best, checkpoints:
 
 def _recorder(config: Any, mesh: Mesh, workdir: epath.Path, start: int, writes: bool) -> Recorder:
     tokens, flops = row_work(config)
-    peak = peak_flops(jax.devices()[0].device_kind, config.model.dtype)
+    chip = chip_of(jax.devices()[0].device_kind)
     return Recorder(
         workdir,
         start=start,
         num_steps=config.train.steps,
         tokens_per_row=tokens,
         flops_per_row=flops,
-        peak=peak and peak * mesh.size,
+        peak=peak_of(config, chip) * mesh.size if chip and chip.platform != "cpu" else None,
         writes=writes,
         chooses_best=bool(config.train.best),
     )

@@ -4,7 +4,7 @@ A line of metrics.jsonl is either of a training step ("loss" and so on) or of an
 of the best checkpoint at the end, "best_step", "best_loss" and so on); all have "step", the number of updates made. Of
 the steps since the line before: "step_time" (seconds, mean), "tokens_per_second", "data_wait" (seconds a step that the
 loop waited for its batch), "checkpoint_stall" (seconds in all that saving held the loop up) and, where the peak of the
-device is known, "mfu" (share of it, 0 to 1).
+device is known, "mfu" (share of it, 0 to 1; of products in 8 bits see `train.precision`).
 """
 
 import contextlib
@@ -22,15 +22,8 @@ from etils import epath
 from jax import Array
 
 from parallel import to_host
-from parallel.hardware import chip_of
 
 from .workdir import replace_file
-
-
-def peak_flops(device_kind: str, dtype: str = "bfloat16") -> float | None:
-    """Peak FLOP/s in a dtype of a device kind, as JAX names it; None where it is not known, as of CPUs."""
-    chip = chip_of(device_kind)
-    return chip.peak(dtype) if chip and chip.platform != "cpu" else None
 
 
 class Recorder:

@@ -52,7 +52,7 @@ def own_config(workdir: epath.Path, like: Any) -> Any:
     Its model is read without the teacher that it may have had.
     """
     config: Any = without_teacher(load_config(workdir / "config.json"))
-    config.mesh, config.model.dtype = like.mesh, like.model.dtype
+    config.mesh, config.model.dtype = like.mesh, like.model.dtype.partition(",")[0]
     if (workdir / IMPORTED).exists():  # no training led here
         config.init_from, config.train.parameters, config.train.best = "", "all", ""
     return config

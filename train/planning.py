@@ -10,6 +10,8 @@ import jax
 from parallel import AXES, Chip, Machine, chip_of, parse_machine
 
 from .candidates import HEADROOM, Candidate, Search, attentions_of
+from .compose import model_config
+from .precision import check_products
 from .workload import Workload, workload_of
 
 
@@ -52,6 +54,7 @@ def make_plan(
     Example:
         make_plan(get_config(), parse_machine("v5p:4x4x4")).best.layout
     """
+    check_products(model_config(config), machine.chip)
     workload = workload_of(config)
     search = Search(config, workload, machine, headroom=headroom)
     if mesh is None:

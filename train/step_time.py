@@ -3,7 +3,7 @@
 Three things take time, and the slowest binds if all overlap (the roofline of Williams et al. 2009,
 doi:10.1145/1498765.1498785; for networks Austin et al. 2025, jax-ml.github.io/scaling-book/roofline):
 
-- compute: the matmuls (`model.flops`), with what remat does again, over the peak of the dtype;
+- compute: the matmuls (`model.flops`), with what remat does again, over the peak of their operands' types;
 - memory: what must pass between the chip's memory and its matrix units, over the bandwidth of HBM;
 - network: the collectives of `train.budget`, over the links that their axes have (`parallel.links`).
 
@@ -21,6 +21,7 @@ from parallel import NO_REDUCE_SCATTER, Link, Machine
 from .budget import LOWERINGS, budget_of
 from .layout import Layout
 from .memory import gradients, kept_bytes
+from .precision import mean_peak
 from .workload import Workload
 
 
@@ -89,7 +90,8 @@ def estimate_time(workload: Workload, layout: Layout, machine: Machine, links: M
         machine: as many devices as the layout has.
         links: of its mesh axes, as `parallel.links_of` finds them.
     """
-    chip, peak = machine.chip, machine.chip.peak(workload.model.dtype)
+    chip, lengths = machine.chip, {"encoder_length": workload.encoder_length, "logits": workload.has_logits}
+    peak = mean_peak(chip, workload.model, workload.length, **lengths)  # what is done beside is taken to be as fast
     by_axis = _network(workload, layout, machine, links)
     return StepTime(
         compute=_operations(workload, layout, machine) / layout.num_devices / peak,
@@ -124,7 +126,7 @@ def _operations(workload: Workload, layout: Layout, machine: Machine) -> float:
     if workload.teacher is not None:
         of_row += forward_flops(workload.teacher, **lengths, logits=workload.has_logits)
     times = 3 + sum(remat in ("full", "dots") for remat in remats)
-    slower = chip.peak(model.dtype) / chip.peak(model.dtype, inner=model.size_of_head)
+    slower = chip.peak(model.compute_dtype) / chip.peak(model.compute_dtype, inner=model.size_of_head)
     return workload.flops + workload.rows * (of_row + times * pairs * (slower - 1))
 
 

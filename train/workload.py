@@ -103,7 +103,7 @@ class Workload:
     @property
     def itemsize(self) -> int:
         """Bytes of an activation."""
-        return 2 if self.model.dtype == "bfloat16" else 4
+        return 2 if self.model.compute_dtype == "bfloat16" else 4
 
     @functools.cached_property
     def divides_length(self) -> bool:

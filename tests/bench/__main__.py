@@ -11,6 +11,7 @@ from tests.bench import (
     mup,
     optimizers,
     pod_table,
+    precision,
     quality,
     ranking,
     tasks,
@@ -27,6 +28,7 @@ if __name__ == "__main__":
     baselines.main([])
     tasks.main([])
     distillation.main()
+    precision.main()
     optimizers.main()
     mup.main()
     loader.main()

@@ -1,0 +1,97 @@
+"""Products of activations with weights: in the compute dtype, or with operands of 8 bits, forward and backward.
+
+Each vector that a product sums over has a scale, its largest magnitude over that of the type, and is divided by it and
+rounded to the nearest value: forward, and for the gradient of the input, no token depends on another. Each of the three
+products of a projection rounds its operands anew, as each sums over other dims: those of the input, of the output, and
+of the tokens. Sums are int32, or float32 of float8; scales are float32.
+
+Letters: T any dims of tokens, I dims of the input, O dims of the output.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+# What `products` in config.model.dtype may say -> the types of activations and weights, and of gradients: float8 as
+# Micikevicius et al. 2022 (arXiv:2209.05433, section 3) divide its bits between mantissa and exponent.
+PRODUCTS = {"int8": (jnp.int8, jnp.int8), "float8": (jnp.float8_e4m3fn, jnp.float8_e5m2)}
+# The library puts the largest number at 127.5, where the last bit of a quotient decides what it becomes; here, at 127.
+_SCALES = {jnp.int8: f"absmax,{127.5 / 127}"}
+
+
+def contract(x_TI: Array, w_IO: Array, *, num_dims: int = 1, products: str = "") -> Array:
+    """The sum over the last dims of x and the first of w.
+
+    Args:
+        x_TI: (..., I), where I stands for `num_dims` dims.
+        w_IO: (I, ...), in x's dtype.
+        num_dims: how many are summed over.
+        products: "" multiplies in x's dtype; else a key of `PRODUCTS`, whose types are those of the operands here and
+            in the backward pass.
+
+    Returns:
+        (..., O) in x's dtype.
+
+    Raises:
+        ValueError: `products` needs a library that is not installed.
+    """
+    if not products:
+        last_first = tuple(reversed(range(num_dims)))  # the order of `einsum`
+        return jnp.tensordot(x_TI, w_IO, axes=(tuple(x_TI.ndim - num_dims + dim for dim in last_first), last_first))
+    return _contract(x_TI, w_IO, num_dims, products)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _contract(x_TI: Array, w_IO: Array, num_dims: int, products: str) -> Array:
+    forward, _ = PRODUCTS[products]
+    first = x_TI.ndim - num_dims
+    return _dot(x_TI, w_IO, (range(first, x_TI.ndim), range(num_dims)), (forward, forward))
+
+
+def _keep(x_TI: Array, w_IO: Array, num_dims: int, products: str) -> tuple[Array, Any]:
+    return _contract(x_TI, w_IO, num_dims, products), (x_TI, w_IO)
+
+
+def _pull_back(num_dims: int, products: str, kept: Any, dy_TO: Array) -> tuple[Array, Array]:
+    (x_TI, w_IO), (forward, backward) = kept, PRODUCTS[products]
+    first = x_TI.ndim - num_dims
+    dx_TI = _dot(dy_TO, w_IO, (range(first, dy_TO.ndim), range(num_dims, w_IO.ndim)), (backward, forward))
+    return dx_TI, _dot(x_TI, dy_TO, (range(first), range(first)), (forward, backward))
+
+
+_contract.defvjp(_keep, _pull_back)
+
+
+def _dot(a: Array, b: Array, summed: tuple[range, range], types: tuple[Any, Any]) -> Array:
+    """Sums over dims of a and b, both rounded to a type, with a scale for each place in their other dims."""
+    qwix = library()
+    with jax.numpy_dtype_promotion("standard"):  # the library multiplies sums of one dtype by scales of another
+        rounded = (
+            qwix.quantize(
+                x.astype(jnp.float32),
+                dtype,
+                channelwise_axes=[dim for dim in range(x.ndim) if dim not in dims],
+                calibration_method=_SCALES.get(dtype, "absmax"),
+            )
+            for x, dims, dtype in zip((a, b), summed, types, strict=True)
+        )
+        y = qwix.dot_general(*rounded, (tuple(map(tuple, summed)), ((), ())))
+    return y.astype(a.dtype)
+
+
+def library() -> Any:
+    """Qwix, of the extra [quantization].
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        import qwix  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ValueError(
+            f"products=... of config.model.dtype needs qwix: pip install 'palmette[quantization]' ({error})"
+        ) from error
+    return qwix
