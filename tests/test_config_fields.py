@@ -156,6 +156,7 @@ FIELDS: dict[str, tuple[Any, Callable[..., str]]] = {
     "model.attention_scale": (0.5, step_program),
     "model.layer_pattern": ("LG", step_program),
     "model.latent_attention": ("latent,kv=8,rope=4,value=8", step_program),
+    "model.value_mix": ("first_layer", step_program),
     "model.d_expert": (8, step_program),
     "model.d_shared_expert": (8, step_program),
     "model.num_dense_layers": (1, step_program),

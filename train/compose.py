@@ -255,6 +255,16 @@ def schedule_of(config: Any, mesh: Mesh | AbstractMesh) -> Schedule:
             f"config.model.architecture={config.model.architecture!r} has two stacks of layers, of which a pipeline "
             f"runs one; use config.mesh.stage=1, not {mesh.shape['stage']}"
         )
+    # Learned outside of the layers and read in all of them: its gradient would have to be collected from all stages.
+    for field, is_shared in (
+        ("value_mix", bool(config.model.value_mix)),
+        ("position", config.model.position.startswith("relative")),
+    ):
+        if is_shared:
+            raise ValueError(
+                f"config.model.{field}={config.model[field]!r} cannot be divided over the stages of a pipeline; use "
+                f"config.mesh.stage=1, not {mesh.shape['stage']}"
+            )
     num_layers = config.model.num_layers - config.model.num_dense_layers
     if num_layers % pieces:
         raise ValueError(

@@ -14,6 +14,7 @@ from .parameters import parameter_name
 
 # Names of what turns tokens or pixels into the first layer's input; those of an encoder begin with "encoder_".
 _EMBEDDINGS = ("embedding", "embedding_norm", "positions", "token_types", "relative_bias", "patches", "first_token")
+_EMBEDDINGS += ("value_embedding",)
 
 
 def scale_by_layer(config: Any) -> optax.GradientTransformation:
