@@ -49,6 +49,7 @@ def get_config() -> ConfigDict:
     model.attention_soft_cap = 0.0  # bound on attention logits; 0: off
     model.logit_soft_cap = 0.0  # bound on vocabulary logits; 0: off
     model.window = 0  # sliding window of attention, in positions; 0: off
+    model.window_ramp = ""  # doubling,start=64,steps=300: until then 64, 128, ... up to window, or seq_len if off
     model.layer_pattern = ""  # layers with the window, L, and without, G, repeated, such as LLLLLG; "": all L
     model.latent_attention = ""  # latent,kv=512,rope=64,value=128[,query=1536]: keys and values from few numbers
     model.value_mix = ""  # mixed into the values: first_layer, embedding[,tables=2], or first_layer+embedding

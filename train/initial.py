@@ -18,7 +18,7 @@ from .trainable import ADAPTERS, BESIDE, divide, trained_part
 from .workdir import FREE_OF_MODEL
 
 # Fields of `model` that say how it is trained, not what it is; a run keeps its own.
-_OWN = (*FREE_OF_MODEL, "init_std", "balance_loss", "router_z_loss", "expert_capacity")
+_OWN = (*FREE_OF_MODEL, "init_std", "balance_loss", "router_z_loss", "expert_capacity", "window_ramp")
 _HEADS = ("classifier", "pooler")  # parameters that a new task replaces
 
 

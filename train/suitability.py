@@ -103,6 +103,7 @@ def check_suits(config: Any) -> None:
     if reads_both_ways(config):
         for key, value, legal in (
             ("model.window", model.window, (0,)),
+            ("model.window_ramp", model.window_ramp, ("",)),
             ("model.block", model.block, ("pre", "post", "output", "both", "parallel")),
             ("model.position", model.position.partition(",")[0], ("rope", "learned", "sinusoidal", "none")),
             ("mesh.context", config.mesh.context, (1,)),
