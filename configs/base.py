@@ -50,8 +50,10 @@ def get_config() -> ConfigDict:
     model.attention_soft_cap = 0.0  # bound on attention logits; 0: off
     model.logit_soft_cap = 0.0  # bound on vocabulary logits; 0: off
     model.window = 0  # sliding window of attention, in positions; 0: off
+    model.window_ramp = ""  # doubling,start=64,steps=300: until then 64, 128, ... up to window, or seq_len if off
     model.layer_pattern = ""  # layers with the window, L, and without, G, repeated, such as LLLLLG; "": all L
     model.latent_attention = ""  # latent,kv=512,rope=64,value=128[,query=1536]: keys and values from few numbers
+    model.value_mix = ""  # mixed into the values: first_layer, embedding[,tables=2], or first_layer+embedding
     model.dropout = 0.0  # on the embedding and on each block's outputs
     model.init = "standard"  # standard or mup,width=256; [,std=0.02][,zero_outputs=1] (model/init.py)
     model.vocab_multiple = 128  # the vocabulary is padded to a multiple of this
@@ -94,7 +96,7 @@ def get_config() -> ConfigDict:
     optimizer.learning_rate = 1e-3  # the peak
     optimizer.weight_decay = 0.1  # times the learning rate; sgd, rmsprop, adam: in the gradient; muon: hidden matrices
     optimizer.ema = 0.0  # decay of an average of the weights, which evaluation and export then use; 0: off
-    optimizer.no_decay = "norm|bias|/b_|/b$|embedding|positions|token"  # parameters whose name matches are not decayed
+    optimizer.no_decay = "norm|bias|/b_|/b$|embedding|positions|token|value_mix"  # of parameters that are not decayed
     optimizer.layer_decay = 1.0  # factor of the learning rate from each layer to the one below it; 1: none
     optimizer.clip_norm = 1.0  # global norm of the gradients; 0: off
     optimizer.schedule = "cosine"  # constant, inverse_sqrt; [,final_fraction=0.1]: linear, cosine, wsd[,decay_steps=0]

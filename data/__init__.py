@@ -7,6 +7,7 @@ from .batches import make_batches as make_batches
 from .batches import open_rows as open_rows
 from .config import DataConfig as DataConfig
 from .preparation import prepare as prepare
+from .ramp import Ramp as Ramp
 from .ramp import make_ramp as make_ramp
 from .sources import SOURCES as SOURCES
 from .sources import Broken as Broken

@@ -1,4 +1,4 @@
-"""Batches that grow: how many rows each step has, and which."""
+"""Sizes that double as a run goes on: of batches, how many rows each step has and which; and of windows."""
 
 import dataclasses
 from bisect import bisect_right
@@ -8,12 +8,12 @@ from .options import choose
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """Steps whose batches have the same size.
+    """Steps of the same size.
 
     Attributes:
         step: the first one.
-        row: the place of its first row in the order of all rows.
-        size: rows of a batch.
+        row: the place of its first row in the order of all rows, where the sizes are those of batches.
+        size: rows of a batch, or positions of a window.
     """
 
     step: int
@@ -23,7 +23,7 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class Ramp:
-    """The sizes of all batches, as a function of the step.
+    """The sizes of all steps, as a function of the step.
 
     Attributes:
         phases: in their order; the last one does not end.
@@ -33,11 +33,11 @@ class Ramp:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Those that batches have, each once."""
+        """Those that there are, each once."""
         return tuple(phase.size for phase in self.phases)
 
     def size(self, step: int) -> int:
-        """Rows of the batch of a step."""
+        """That of a step: rows of its batch, or positions of its window."""
         return self._phase(step).size
 
     def rows_before(self, step: int) -> int:
@@ -53,33 +53,33 @@ def _doubling(*, start: int, steps: int) -> tuple[int, int]:
     return start, steps
 
 
-def make_ramp(batch_ramp: str, batch_size: int) -> Ramp:
+def make_ramp(
+    text: str, whole: int, *, key: str = "config.data.batch_ramp", of: str = "config.data.batch_size"
+) -> Ramp:
     """The ramp of a config.
 
     Args:
-        batch_ramp: "", or "doubling,start=4,steps=300": rows of the first batch, and steps until all rows are there,
-            in equal parts for each size.
-        batch_size: rows of a batch in the end.
+        text: "", or "doubling,start=4,steps=300": the first size, and steps until the whole is there, in equal parts
+            for each size.
+        whole: the size in the end.
+        key: the config key of the text, for errors.
+        of: that of the whole.
 
     Raises:
-        ValueError: start does not become `batch_size` by doubling, or there are too few steps.
+        ValueError: start does not become the whole by doubling, or there are too few steps.
     """
-    if not batch_ramp:
-        return Ramp((Phase(0, 0, batch_size),))
-    start, steps = choose("config.data.batch_ramp", batch_ramp, {"doubling": _doubling}).make()
-    doublings = range(1, batch_size.bit_length())
-    legal = [batch_size >> i for i in doublings if batch_size % (1 << i) == 0]
+    if not text:
+        return Ramp((Phase(0, 0, whole),))
+    start, steps = choose(key, text, {"doubling": _doubling}).make()
+    legal = [whole >> i for i in range(1, whole.bit_length()) if whole % (1 << i) == 0]
     if start not in legal:
-        use = f"one of {legal}" if legal else "an even config.data.batch_size, or config.data.batch_ramp=''"
-        raise ValueError(
-            f"config.data.batch_ramp={batch_ramp!r}: start={start} does not become config.data.batch_size={batch_size} "
-            f"by doubling; use {use}"
-        )
-    num_sizes = (batch_size // start).bit_length() - 1
+        use = f"one of {legal}" if legal else f"an even {of}, or {key}=''"
+        raise ValueError(f"{key}={text!r}: start={start} does not become {of}={whole} by doubling; use {use}")
+    num_sizes = (whole // start).bit_length() - 1
     if steps < num_sizes:
         raise ValueError(
-            f"config.data.batch_ramp={batch_ramp!r}: steps={steps} are too few for {num_sizes} sizes before "
-            f"config.data.batch_size={batch_size}; use at least {num_sizes}"
+            f"{key}={text!r}: steps={steps} are too few for {num_sizes} sizes before {of}={whole}; use at least "
+            f"{num_sizes}"
         )
     phases, row = [], 0
     for i in range(num_sizes + 1):

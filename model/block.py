@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
@@ -20,8 +21,10 @@ from .layers import ACTIVATIONS, dropout, fold_in, layer_norm, projection_init, 
 from .moe import MoE, dropless
 from .products import contract
 from .rope import rope
+from .value_mix import SharedValues, mix_values
 
 ACTIVATION_AXES = ("batch", "residual_length", "act_embed")
+NORMS_FIRST = ("pre", "both", "parallel")  # blocks whose sublayers read normalised inputs
 
 
 class Place(NamedTuple):
@@ -36,6 +39,7 @@ class Place(NamedTuple):
         bias: of relative positions, or None.
         in_order: see `model.attention.attention`.
         cached: slots of the cache that earlier tokens have filled.
+        values: what is mixed into the values of each layer.
     """
 
     positions_BT: Array
@@ -46,6 +50,7 @@ class Place(NamedTuple):
     bias: RelativeBias | None = None
     in_order: bool = False
     cached: Array | int = 0
+    values: SharedValues = SharedValues()
 
 
 class Memory(NamedTuple):
@@ -105,7 +110,13 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BTD: Array, place: Place, cache: LayerCache | None, memory: Memory | None = None
+        self,
+        x_BTD: Array,
+        place: Place,
+        cache: LayerCache | None,
+        memory: Memory | None = None,
+        *,
+        number: Array | int = 0,
     ) -> tuple[Array, LayerCache | None]:
         """Attends over the sequence itself, over the cache once the new keys and values are in it, or over a memory.
 
@@ -114,6 +125,7 @@ class Attention(nn.Module):
             place: positions and segments of queries and keys.
             cache: what earlier tokens left, or None.
             memory: what to attend to instead; its keys and values fill the cache, or come from it.
+            number: of the layer, from 0.
 
         Returns:
             (B, T, D), and the layer's new cache or None.
@@ -127,6 +139,8 @@ class Attention(nn.Module):
             q_BTNH, k_BSKH, v_BSKH = latent_qkv(self, c, x_BTD, place.positions_BT)
         else:
             q_BTNH, k_BSKH, v_BSKH = self._qkv(x_BTD, place, memory)
+        if c.value_mix:  # a token's own, so the cache holds them mixed
+            v_BSKH = mix_values(self, c, v_BSKH, place.values, number)
         if cache is not None:
             if memory is None:
                 k_BSKH = append(cache.k_BSKH, k_BSKH, place.cached)
@@ -196,6 +210,26 @@ class Attention(nn.Module):
             return q_BTNH, None, None
         k_BSKH = finish("k", "kv_heads", project("k", K, "kv_heads", source))
         return q_BTNH, k_BSKH, checkpoint_name(project("v", K, "kv_heads", source), "qkv")
+
+
+def first_values(c: TransformerConfig, params: Any, x_BTD: Array) -> Array:
+    """Values (B, T, K, H) of the first layer, which all layers mix into theirs.
+
+    The layer itself projects them once more: a loop over layers has one body for all of them, and what it handed from
+    layer to layer it would keep for each.
+
+    Args:
+        c: the hyperparameters.
+        params: of the stack that has the first layer, each leaf with a leading layer dim.
+        x_BTD: what enters it.
+    """
+    own = jax.tree.map(lambda leaf: leaf[0], params)
+    if c.block in NORMS_FIRST and c.embedding_norm != "first":
+        x_BTD = Norm(c, parent=None).apply({"params": own["attention_norm"]}, x_BTD)  # pyright: ignore
+    p = own["attention"]
+    v_BTKH = contract(x_BTD, p["w_v"].astype(c.compute_dtype), products=c.products)
+    v_BTKH = v_BTKH + p["b_v"].astype(c.compute_dtype) if "b_v" in p else v_BTKH
+    return nn.with_logical_constraint(v_BTKH, ("batch", "length", "kv_heads", "head_dim"))
 
 
 class MLP(nn.Module):
@@ -273,13 +307,12 @@ class Block(nn.Module):
             (B, T, D), the new caches, and the sums of `MoE` or {}.
         """
         c = self.config
-        norms_first = ("pre", "both", "parallel")
         sums: dict[str, Array] = {}
 
         def add(x_BTD: Array, name: str, fn: Callable[[Array], tuple[Array, Any]], key: int, onto: Array | None = None):
             """X + fn(x) with its norms, and what else fn returns; `onto` stands for x in the sum."""
             y_BTD = x_BTD
-            if c.block in norms_first:
+            if c.block in NORMS_FIRST:
                 y_BTD = Norm(c, name=f"{name}_norm")(x_BTD)
                 if c.embedding_norm == "first" and name == "attention":
                     y_BTD = jnp.where(number == 0, x_BTD, y_BTD)
@@ -303,7 +336,7 @@ class Block(nn.Module):
 
         attend = Attention(c, self.attention_fn, self.window, name="attention")
         into_BTD = x_BTD
-        x_BTD, cache = add(x_BTD, "attention", lambda y: attend(y, place, caches[0]), 0)
+        x_BTD, cache = add(x_BTD, "attention", lambda y: attend(y, place, caches[0], number=number), 0)
         cross_cache = None
         if self.has_memory:
             cross = Attention(c, self.attention_fn, name="cross_attention")

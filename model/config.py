@@ -5,36 +5,9 @@ import functools
 import math
 
 from .choice import Choice, parse_choice
-from .layers import ACTIVATIONS, NORMS
+from .choices import CHOICES, NAMES
+from .layers import ACTIVATIONS
 from .products import PRODUCTS
-from .rope import SCALINGS
-
-# Legal values; those with options of their own are written "kind,option=value".
-ARCHITECTURES = {"decoder": {}, "encoder": {}, "encoder_decoder": {"encoder_layers": 0}}
-BLOCKS = ("pre", "post", "output", "both", "parallel", "lstm")
-BIASES = ("none", "qkv", "all")
-POSITIONS = {
-    "rope": {"fraction": 1.0, "local_theta": 0.0},
-    "learned": {"offset": 0},
-    "sinusoidal": {},
-    "relative": {"buckets": 32, "distance": 128},
-    "none": {},
-}
-QK_NORMS = ("none", "head", "all")
-EMBEDDING_NORMS = ("none", "norm", "first")
-HEADS = ("linear", "bias", "transform")
-CLASSIFIERS = {"": {}, **{kind: {"classes": int} for kind in ("first", "tanh", "mean", "last", "tokens")}}
-LATENT_ATTENTION = {"": {}, "latent": {"kv": int, "rope": int, "value": int, "query": 0}}
-ROUTERS = {
-    "softmax": {"normalize": 1, "groups": 1, "top_groups": 1, "scale": 1.0},
-    "sigmoid": {"normalize": 1, "groups": 1, "top_groups": 1, "scale": 1.0},
-}
-INITS = {
-    "standard": {"std": 0.02, "zero_outputs": 0},
-    "mup": {"width": int, "head_dim": 0, "std": 0.02, "zero_outputs": 0},
-}
-IMAGES = {"": {}, "patches": {"size": int, "patch": int, "channels": 3}}
-DTYPES = {"float32": {"products": ""}, "bfloat16": {"products": ""}}  # float16 would need loss scaling
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,6 +60,9 @@ class TransformerConfig:
         latent_attention: "" or "latent": keys and values from `kv` numbers a token, queries from `query` (0: from the
             residual stream), with `rope` turning dims beside `head_dim`, and `value` dims a head (DeepSeek-V2 2024,
             arXiv:2405.04434, section 2.1).
+        value_mix: what is mixed into each layer's values (`model.value_mix`): "" nothing; "first_layer" the values of
+            the first layer (Zhou et al. 2024, arXiv:2410.17897); "embedding" the token's row in one of `tables`, layer
+            i having number i % `tables`; or "first_layer+embedding".
         dropout: rate on the embedding and on each block's outputs.
         init: "standard": tables have the standard deviation `std`; projections use 1 / sqrt(fan_in), those that
             write to the residual stream divided further by sqrt(2 * num_layers) (GPT-2), or 0 if `zero_outputs`, so
@@ -149,6 +125,7 @@ class TransformerConfig:
     window: int
     layer_pattern: str
     latent_attention: str
+    value_mix: str
     dropout: float
     init: str
     vocab_multiple: int
@@ -168,17 +145,10 @@ class TransformerConfig:
         self._check_values()
         self._check_heads()
         self._check_layers()
+        self._check_value_mix()
 
     def _check_values(self) -> None:
-        for field, legal in (
-            ("activation", tuple(ACTIVATIONS)),
-            ("block", BLOCKS),
-            ("norm", NORMS),
-            ("bias", BIASES),
-            ("embedding_norm", EMBEDDING_NORMS),
-            ("head", HEADS),
-            ("qk_norm", QK_NORMS),
-        ):
+        for field, legal in NAMES.items():
             if getattr(self, field) not in legal:
                 raise ValueError(
                     f"config.model.{field}={getattr(self, field)!r} is not known; use one of {', '.join(legal)}"
@@ -298,6 +268,28 @@ class TransformerConfig:
                     f"all tokens, which products=... is for; use config.model.dtype={self.compute_dtype!r}"
                 )
 
+    def _check_value_mix(self) -> None:
+        mix = self.choice("value_mix")
+        if not mix.kind:
+            return
+        for field, has_none in (
+            ("block", self.block == "lstm"),
+            ("latent_attention", bool(self.latent_attention)),
+            ("architecture", self.encoder is not None),
+            ("image", bool(self.image) and self.value_tables > 0),
+        ):
+            if has_none:
+                legal = "'first_layer' or ''" if field == "image" else "''"
+                raise ValueError(
+                    f"config.model.value_mix={self.value_mix!r} does not go with config.model.{field}="
+                    f"{getattr(self, field)!r}; use config.model.value_mix={legal}"
+                )
+        if "embedding" in mix.kind and not 1 <= self.value_tables <= self.num_layers:
+            raise ValueError(
+                f"config.model.value_mix={self.value_mix!r} has tables={self.value_tables}; use 1 to "
+                f"config.model.num_layers={self.num_layers}"
+            )
+
     def choice(self, field: str) -> Choice:
         """The kind and options that a field such as "position" says."""
         return parse_choice(f"config.model.{field}", getattr(self, field), CHOICES[field])
@@ -331,6 +323,17 @@ class TransformerConfig:
         """The window of each layer, 0 for one that sees all; it repeats with the pattern."""
         pattern = self.layer_pattern or "L"
         return tuple(self.window if pattern[i % len(pattern)] == "L" else 0 for i in range(self.num_layers))
+
+    @property
+    def value_tables(self) -> int:
+        """Tables of value embeddings; 0 is none."""
+        return self.choice("value_mix").options.get("tables", 0)
+
+    @property
+    def num_values(self) -> int:
+        """How many values each layer mixes, its own included; 1 is no mix."""
+        kind = self.choice("value_mix").kind
+        return 1 + len(kind.split("+")) if kind else 1
 
     @property
     def size_of_head(self) -> int:
@@ -372,16 +375,3 @@ class TransformerConfig:
     def size_of_expert(self) -> int:
         """Hidden width of an expert."""
         return self.d_expert or self.d_mlp
-
-
-CHOICES = {
-    "architecture": ARCHITECTURES,
-    "position": POSITIONS,
-    "rope_scaling": SCALINGS,
-    "classifier": CLASSIFIERS,
-    "latent_attention": LATENT_ATTENTION,
-    "init": INITS,
-    "router": ROUTERS,
-    "image": IMAGES,
-    "dtype": DTYPES,
-}

@@ -37,12 +37,14 @@ def count_params(config: TransformerConfig) -> dict[str, int]:
     """Counts parameters, padded rows of the vocabulary included.
 
     Returns:
-        "embedding" (with positions and token types), "layers", "head" (all after the last layer) and "total".
+        "embedding" (with positions, token types and value embeddings), "layers", "head" (all after the last layer) and
+        "total".
     """
     c, D = config, config.d_model
     position = c.choice("position")
     norm = D * (2 if c.norm == "layernorm" and c.bias == "all" else 1)
     image, embedding = c.choice("image"), c.padded_vocab_size * D + c.token_types * D
+    embedding += c.padded_vocab_size * c.value_tables * c.num_kv_heads * c.size_of_head
     if image.kind:
         embedding = image.patch**2 * image.channels * D + D + (D if c.bias == "all" else 0)
     towers = [tower for tower in (c, c.encoder) if tower is not None]
@@ -68,6 +70,7 @@ def _count_layers(c: TransformerConfig, norm: int, *, has_memory: bool) -> int:
     sizes, sublayers = _sizes(c), 3 if has_memory else 2
     attention = sizes["attention"] + {"none": 0, "qkv": H * (N + 2 * K), "all": H * (N + 2 * K) + D}[c.bias]
     attention += {"none": 0, "head": 2 * H, "all": (N + K) * H}[c.qk_norm]
+    attention += c.num_values if c.value_mix else 0
     latent = c.choice("latent_attention")
     if latent.kind:
         attention = sizes["attention"] + latent.query + latent.kv + (D if c.bias == "all" else 0)

@@ -67,6 +67,15 @@ def weight(
     return value  # Linen unboxes it
 
 
+def look_up(table_VD: Array, tokens_BT: Array, dtype: Any) -> Array:
+    """The rows (B, T, D) of a table with the logical axes (vocab, embed).
+
+    Each shard of the vocabulary looks up its own rows; from a table sharded both ways XLA would rematerialize the whole
+    output.
+    """
+    return nn.with_logical_constraint(table_VD.astype(dtype), ("vocab", None))[tokens_BT]
+
+
 def projection_init(*fan_in_dims: int, num_residual_writes: int = 1) -> nn.initializers.Initializer:
     """Normal with standard deviation 1 / sqrt(fan_in * num_residual_writes)."""
     return nn.initializers.normal((math.prod(fan_in_dims) * num_residual_writes) ** -0.5)

@@ -15,16 +15,17 @@ from flax.core import meta
 from jax import Array
 
 from .attention import RelativeBias, attention
-from .block import ACTIVATION_AXES, Block, Dense, Memory, Norm, Place
+from .block import ACTIVATION_AXES, Block, Dense, Memory, Norm, Place, first_values
 from .cache import KVCache, append
 from .config import TransformerConfig
 from .head import Head
 from .init import classifier_std, head_init, table_init
-from .layers import ACTIVATIONS, dropout, fold_in, weight
+from .layers import ACTIVATIONS, dropout, fold_in, look_up, weight
 from .lstm import LSTMBlock
 from .moe import dropless
 from .rope import sinusoids
 from .stack import scan_layers
+from .value_mix import SharedValues, embed_values
 
 
 class Transformer(nn.Module):
@@ -91,8 +92,6 @@ class Transformer(nn.Module):
             What is wanted; with a cache, the pair (it, new cache).
         """
         c = self.config
-        # Each shard of the vocabulary looks up its own rows; from a table sharded both ways XLA would rematerialize
-        # the whole output.
         table_VD = None
         if not c.image:
             shape = (c.padded_vocab_size, c.d_model)
@@ -101,7 +100,7 @@ class Transformer(nn.Module):
         def embed(tokens_BT: Array) -> Array:
             if table_VD is None:
                 return self._embed_patches(tokens_BT)
-            x_BTD = nn.with_logical_constraint(table_VD.astype(c.compute_dtype), ("vocab", None))[tokens_BT]
+            x_BTD = look_up(table_VD, tokens_BT, c.compute_dtype)
             x_BTD = nn.with_logical_constraint(x_BTD, ("batch", "length", "act_embed"))
             return x_BTD * jnp.asarray(c.embedding_scale, c.compute_dtype) if c.embedding_scale != 1.0 else x_BTD
 
@@ -122,11 +121,11 @@ class Transformer(nn.Module):
                 memory = Memory(None, kept.positions_BS, kept.segment_ids_BS)
 
         x_BTD = embed(tokens_BT)
+        values = SharedValues(embedded_BTGKH=embed_values(self, c, tokens_BT) if c.value_tables else None)
         where = _where(x_BTD.shape[:2], positions_BT, segment_ids_BT)
         types_BT = token_types_BT if token_types_BT is not None else jnp.zeros(x_BTD.shape[:2], jnp.int32)
-        x_BTD, cache = self._tower(
-            c, "", x_BTD, *where, order_BT, types_BT=types_BT, memory=memory, cache=cache, keys_B=dropout_keys_B
-        )
+        more: dict[str, Any] = {"types_BT": types_BT, "memory": memory, "cache": cache, "keys_B": dropout_keys_B}
+        x_BTD, cache = self._tower(c, "", x_BTD, *where, order_BT, values=values, **more)
         outputs = {"hidden": x_BTD, **self._read_off(x_BTD, table_VD, where[1])}
         assert want == "all" or want in outputs, f"this model has {', '.join(outputs)}, no {want}"
         output = outputs if want == "all" else outputs[want]
@@ -151,6 +150,7 @@ class Transformer(nn.Module):
         segment_ids_BT: Array,
         order_BT: Array | None = None,
         *,
+        values: SharedValues = SharedValues(),  # noqa: B008, it is frozen
         types_BT: Array | None = None,
         memory: Memory | None = None,
         cache: KVCache | None = None,
@@ -178,7 +178,7 @@ class Transformer(nn.Module):
             bias = RelativeBias(table_RN, position.distance)
         in_order = order_BT is None and cache is None
         order_BT = positions_BT if order_BT is None else order_BT
-        place = Place(positions_BT, order_BT, order_BT, segment_ids_BT, segment_ids_BT, bias, in_order)
+        place = Place(positions_BT, order_BT, order_BT, segment_ids_BT, segment_ids_BT, bias, in_order, values=values)
         x_BTD, cache = self._layers(c, prefix, x_BTD, place, memory, cache, keys_BT)
         if c.block not in ("post", "lstm"):
             x_BTD = Norm(c, name=f"{prefix}final_norm")(x_BTD)
@@ -217,7 +217,7 @@ class Transformer(nn.Module):
         filled: list[Any] = []
         for first, last in itertools.pairwise(sorted({0, c.num_dense_layers, c.num_layers})):
             of_stack = jax.tree.map(lambda leaf, first=first, last=last: leaf[first:last], caches)
-            x_BTD, of_stack = self._stack(c, prefix, first, last, x_BTD, place, memory, of_stack, keys_BT)
+            x_BTD, of_stack, place = self._stack(c, prefix, first, last, x_BTD, place, memory, of_stack, keys_BT)
             filled.append(of_stack)
         if cache is None:
             return x_BTD, None
@@ -246,8 +246,11 @@ class Transformer(nn.Module):
         memory: Memory | None,
         caches: Any,
         keys_BT: Array | None,
-    ) -> tuple[Array, Any]:
-        """Runs layers of one shape; their parameters are those of a Block, each with a leading layer dim."""
+    ) -> tuple[Array, Any, Place]:
+        """Runs layers of one shape; their parameters are those of a Block, each with a leading layer dim.
+
+        Where later layers need the first one's values, the place that is returned has them.
+        """
         has_experts = bool(c.num_experts) and first >= c.num_dense_layers
         name = f"{prefix}layers" if last > c.num_dense_layers else f"{prefix}dense_layers"
 
@@ -263,12 +266,14 @@ class Transformer(nn.Module):
         init = functools.partial(self._init_layers, c, last - first, has_experts, memory is not None)
         windows = c.window_of_layers[first:last][: max(1, len(c.layer_pattern))]
         layer_fns = tuple(functools.partial(layer, window) for window in windows)
-        per_layer = (caches, jnp.arange(first, last))
-        x_BTD, (caches, sums) = self.stack_fn(layer_fns, self.param(name, init), x_BTD, per_layer, name)
+        per_layer, params = (caches, jnp.arange(first, last)), self.param(name, init)
+        if first == 0 and "first_layer" in c.choice("value_mix").kind:
+            place = place._replace(values=place.values._replace(first_BTKH=first_values(c, params, x_BTD)))
+        x_BTD, (caches, sums) = self.stack_fn(layer_fns, params, x_BTD, per_layer, name)
         if not self.is_initializing():
             for key, sums_L in sums.items():
                 self.sow("aux", key, jnp.sum(sums_L), init_fn=lambda: jnp.zeros(()), reduce_fn=jnp.add)
-        return x_BTD, caches
+        return x_BTD, caches, place
 
     def _block(self, c: TransformerConfig, window: int, has_experts: bool, memory: Memory | None) -> nn.Module:
         if c.block == "lstm":

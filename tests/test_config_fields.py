@@ -30,6 +30,7 @@ from train import fit, init_state, make_train_step, with_depth
 from train.metrics import read_metrics
 from train.planning import with_plan
 from train.samples import continue_prompts
+from train.stages import Growth
 from train.state import abstract_state
 
 
@@ -106,6 +107,11 @@ def samples(config: ConfigDict) -> str:
     return str(continue_prompts(config, params, mesh, tokenizer, ["the "]))
 
 
+def windows(config: ConfigDict) -> str:
+    """Of each step."""
+    return str([Growth.of(config).at(step).window for step in range(config.train.steps)])
+
+
 def place(config: ConfigDict) -> str:
     """Where the process is to stand among others, or why it cannot."""
     with pytest.MonkeyPatch.context() as patch:
@@ -164,6 +170,7 @@ FIELDS: dict[str, tuple[Any, Callable[..., str]]] = {
     "model.attention_scale": (0.5, step_program),
     "model.layer_pattern": ("LG", step_program),
     "model.latent_attention": ("latent,kv=8,rope=4,value=8", step_program),
+    "model.value_mix": ("first_layer", step_program),
     "model.d_expert": (8, step_program),
     "model.d_shared_expert": (8, step_program),
     "model.num_dense_layers": (1, step_program),
@@ -173,6 +180,7 @@ FIELDS: dict[str, tuple[Any, Callable[..., str]]] = {
     "model.attention_soft_cap": (5.0, step_program),
     "model.logit_soft_cap": (5.0, step_program),
     "model.window": (4, step_program),
+    "model.window_ramp": ("doubling,start=8,steps=4", windows),
     "model.dropout": (0.5, step_program),
     "model.init": ("standard,zero_outputs=1", initial_parameters),
     "model.vocab_multiple": (256, step_program),

@@ -204,11 +204,9 @@ def test_a_restored_model_of_another_shape_is_refused(finished: Path):
 
 
 def test_recorder_reports_mfu_where_the_peak_is_known(tmp_path: Path):
-    with Recorder(
-        epath.Path(tmp_path), start=0, num_steps=1, tokens_per_row=5, flops_per_row=5e8, peak=1e12, writes=True
-    ) as recorder:
-        recorder.count_step(rows=2, data_wait=9.0)  # compiles: left out
-        recorder.count_step(rows=2, data_wait=0.5)
+    with Recorder(epath.Path(tmp_path), start=0, num_steps=1, tokens_per_row=5, peak=1e12, writes=True) as recorder:
+        recorder.count_step(rows=2, flops_per_row=5e8, data_wait=9.0)  # compiles: left out
+        recorder.count_step(rows=2, flops_per_row=5e8, data_wait=0.5)
         recorder.train(1, {"loss": jax.numpy.float32(1.0)})
     (record,) = read_metrics(tmp_path)
     assert record["mfu"] == pytest.approx(1e9 / record["step_time"] / 1e12)
@@ -220,9 +218,7 @@ def test_metrics_of_a_step_are_fetched_only_when_the_next_are_due(tmp_path: Path
     """Fetched at once, they would hold up the dispatch of the steps that follow."""
     fetched = []
     monkeypatch.setattr(train.metrics, "to_host", lambda metrics: fetched.append(metrics) or metrics)
-    with Recorder(
-        epath.Path(tmp_path), start=0, num_steps=2, tokens_per_row=1, flops_per_row=1.0, peak=None, writes=True
-    ) as recorder:
+    with Recorder(epath.Path(tmp_path), start=0, num_steps=2, tokens_per_row=1, peak=None, writes=True) as recorder:
         recorder.train(1, {"loss": 1.0})
         assert fetched == []
         recorder.train(2, {"loss": 2.0})

@@ -82,6 +82,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     | {"norm": "layernorm", "position": "learned,offset=2", "head": "transform", "classifier": "tanh,classes=3"},
     "t5": {"architecture": "encoder_decoder,encoder_layers=2", "position": "relative,buckets=8"},
     "gemma": {"block": "both", "window": 4, "layer_pattern": "LLG", "norm": "zero_centered_rmsnorm"},
+    "mixed values": {"value_mix": "first_layer+embedding,tables=2", "num_kv_heads": 2, **EXPERTS},
     "deepseek": {"latent_attention": "latent,kv=12,rope=4,value=10,query=14", **EXPERTS},
     "mixtral": {**EXPERTS, "bias": "all", "activation": "swiglu"},
     "lstm": {"block": "lstm", "position": "none"},

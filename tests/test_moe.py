@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from configs import base
 from model import EXPERT_AXES, Transformer, TransformerConfig, count_params, dropless, forward_flops, init_cache
 from model.choice import Choice, parse_choice
-from model.config import ROUTERS
+from model.choices import CHOICES
 from model.moe import MoE, balance_loss, load_gradient, route, router_z_loss, with_capacity
 from parallel import MeshConfig, exchange_experts, make_mesh, make_rules, on_mesh, shard_batch
 from tests.helpers import leaf_errors, one_device, uneven_batch
@@ -122,7 +122,7 @@ def test_capacity_keeps_the_most_likely_of_a_row():
 
 
 def router(text: str) -> Choice:
-    return parse_choice("config.model.router", text, ROUTERS)
+    return parse_choice("config.model.router", text, CHOICES["router"])
 
 
 SOFTMAX = router("softmax")
@@ -305,7 +305,7 @@ def train_step(config: ConfigDict, **axes: int) -> tuple[Any, dict[str, float]]:
     return jax.device_get(state.params), {name: float(value) for name, value in metrics.items()}
 
 
-CHOICES = {
+KINDS = {
     "dropless": {"balance_bias_rate": 0.01},
     "capacity": {"expert_capacity": 1.0, "bias": "all"},
 }
@@ -323,11 +323,11 @@ def one_device_steps() -> dict[str, Any]:
 
 @pytest.mark.xdist_group("moe")
 @pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("choice", KINDS)
 def test_a_step_on_a_mesh_equals_one_device(
     moe_config: ConfigDict, one_device_steps: dict, capfd: pytest.CaptureFixture, choice: str, mesh: str
 ):
-    moe_config.model.update(CHOICES[choice])
+    moe_config.model.update(KINDS[choice])
     if choice not in one_device_steps:
         one_device_steps[choice] = train_step(moe_config, data=1)
     params, metrics = one_device_steps[choice]
@@ -341,9 +341,9 @@ def test_a_step_on_a_mesh_equals_one_device(
     assert "rematerialization" not in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("choice", KINDS)
 def test_microbatches_do_not_change_a_step(moe_config: ConfigDict, choice: str):
-    moe_config.model.update(CHOICES[choice])
+    moe_config.model.update(KINDS[choice])
     params, whole = train_step(moe_config, data=1)
     moe_config.train.microbatch_rows = 2
     split_params, split = train_step(moe_config, data=1)

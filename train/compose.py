@@ -26,7 +26,6 @@ from model import (
     scan_layers,
 )
 from parallel import (
-    BATCH_AXES,
     Schedule,
     all_to_all_attention,
     check_rows,
@@ -45,6 +44,7 @@ from .best import Best
 from .objective import make_objective
 from .optimizer import make_optimizer
 from .precision import check_products
+from .stages import row_shards, window_ramp, with_batch_size
 from .strategy import check_sampling
 from .trainable import trained_part
 
@@ -183,35 +183,13 @@ def rules_of(config: Any) -> Rules:
     return make_rules(config.mesh.rules, config.mesh.replaced_rules)
 
 
-def with_batch_size(config: Any, size: int, mesh: Mesh | AbstractMesh) -> Any:
-    """A config whose batches all have a size, one of those in `config.data.batch_ramp`.
-
-    Passes that take more rows than a device has of such a batch, or do not divide them, take fewer.
-
-    Args:
-        config: the whole config.
-        size: rows of a batch.
-        mesh: what they are divided over.
-    """
-    rows, whole = config.train.microbatch_rows, config.data.batch_size
-    config = copy.deepcopy(config)
-    config.data.update(batch_size=size, batch_ramp="")
-    if rows > 0 and size != whole:
-        config.train.microbatch_rows = math.gcd(rows, size // _row_shards(mesh))
-    return config
-
-
-def _row_shards(mesh: Mesh | AbstractMesh) -> int:
-    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-
-
 def num_microbatches(config: Any, mesh: Mesh | AbstractMesh) -> int:
     """Passes of a step: each device takes `config.train.microbatch_rows` rows of its share at a time.
 
     Raises:
         ValueError: the rows do not divide a device's share.
     """
-    shards = _row_shards(mesh)
+    shards = row_shards(mesh)
     share = config.data.batch_size // shards
     rows = config.train.microbatch_rows or share
     if rows < 0 or share % rows:
@@ -259,6 +237,16 @@ def schedule_of(config: Any, mesh: Mesh | AbstractMesh) -> Schedule:
             f"config.model.architecture={config.model.architecture!r} has two stacks of layers, of which a pipeline "
             f"runs one; use config.mesh.stage=1, not {mesh.shape['stage']}"
         )
+    # Learned outside of the layers and read in all of them: its gradient would have to be collected from all stages.
+    for field, is_shared in (
+        ("value_mix", bool(config.model.value_mix)),
+        ("position", config.model.position.startswith("relative")),
+    ):
+        if is_shared:
+            raise ValueError(
+                f"config.model.{field}={config.model[field]!r} cannot be divided over the stages of a pipeline; use "
+                f"config.mesh.stage=1, not {mesh.shape['stage']}"
+            )
     num_layers = config.model.num_layers - config.model.num_dense_layers
     if num_layers % pieces:
         raise ValueError(
@@ -293,6 +281,7 @@ def preflight(config: Any, mesh: Mesh) -> None:
     DataConfig.of(config.data)
     check_products(model, chip_of(mesh.devices.flat[0].device_kind))
     check_mesh(config, mesh, model, rules_of(config))
+    _check_windows(config, mesh)
     if not 0 <= config.seed < 2**31:
         raise ValueError(f"config.seed={config.seed} must be at least 0 and below 2^31")
     for field in ("steps", "log_every", "keep_checkpoints", "checkpoint_every"):
@@ -362,6 +351,22 @@ def _check_batch(config: Any, mesh: Mesh | AbstractMesh, size: int) -> None:
         if size == config.data.batch_size:
             raise
         raise ValueError(f"config.data.batch_ramp={config.data.batch_ramp!r} has batches of {size}: {error}") from error
+
+
+def _check_windows(config: Any, mesh: Mesh) -> None:
+    """Checks that the attention can do each window on the way to the last.
+
+    Raises:
+        ValueError: it names the keys, the values and a legal choice.
+    """
+    for window in window_ramp(config).sizes[:-1]:
+        of_window = copy.deepcopy(config)
+        of_window.model.window = window
+        try:
+            make_model(of_window, mesh)
+        except ValueError as error:
+            text = config.model.window_ramp
+            raise ValueError(f"config.model.window_ramp={text!r} has windows of {window}: {error}") from error
 
 
 def _check_context(config: Any, mesh: Mesh | AbstractMesh) -> None:

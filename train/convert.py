@@ -135,7 +135,10 @@ def export_model(directory: Path, argv: list[str]) -> None:
     workdir: epath.Path = arguments.flags["workdir"]
     imported = json.loads((workdir / IMPORTED).read_text()) if (workdir / IMPORTED).exists() else {}
     params, _, step = restore_params(config, workdir)
-    core = dataclasses.asdict(make_model(config).config.as_standard())
+    model = make_model(config).config
+    if model.value_mix:
+        raise ValueError(f"config.model.value_mix={model.value_mix!r} cannot be exported: no family mixes values")
+    core = dataclasses.asdict(model.as_standard())
     shapes = {parameter_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     name = arguments.flags["family"] or imported.get("family")
     family = family_of(name) if name else _family_that_says(core, shapes)

@@ -19,7 +19,7 @@ from .width import is_mup
 from .workdir import FREE_OF_MODEL
 
 # Fields of `model` that say how it is trained, not what it is; a run keeps its own.
-_OWN = (*FREE_OF_MODEL, "balance_loss", "router_z_loss", "expert_capacity")
+_OWN = (*FREE_OF_MODEL, "balance_loss", "router_z_loss", "expert_capacity", "window_ramp")
 _HEADS = ("classifier", "pooler")  # parameters that a new task replaces
 
 

@@ -8,12 +8,13 @@ import optax
 from jax import Array
 
 from model.choice import parse_choice
-from model.config import ARCHITECTURES
+from model.choices import CHOICES
 
 from .parameters import parameter_name
 
 # Names of what turns tokens or pixels into the first layer's input; those of an encoder begin with "encoder_".
 _EMBEDDINGS = ("embedding", "embedding_norm", "positions", "token_types", "relative_bias", "patches", "first_token")
+_EMBEDDINGS += ("value_embedding",)
 
 
 def scale_by_layer(config: Any) -> optax.GradientTransformation:
@@ -42,7 +43,7 @@ def scale_by_layer(config: Any) -> optax.GradientTransformation:
 def stack_sizes(config: Any) -> dict[str, int]:
     """The model's stacks of layers in the order in which a token passes them, and their numbers of layers."""
     c = config.model
-    architecture = parse_choice("config.model.architecture", c.architecture, ARCHITECTURES)
+    architecture = parse_choice("config.model.architecture", c.architecture, CHOICES["architecture"])
     encoder = architecture.options.get("encoder_layers", 0) or c.num_layers
     encoder = encoder if architecture.kind == "encoder_decoder" else 0
     sizes = {"encoder_layers": encoder, "dense_layers": c.num_dense_layers, "layers": c.num_layers - c.num_dense_layers}

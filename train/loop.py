@@ -19,7 +19,7 @@ from parallel import check_platform, chip_of, has_accelerator, in_turns, local_r
 
 from .best import Best
 from .checkpoint import Checkpoints
-from .compose import attention_of, make_model, preflight, schedule_of, with_batch_size
+from .compose import attention_of, make_model, preflight, schedule_of
 from .depth import with_depth
 from .distill import check_same_meaning
 from .evaluation import evaluate, figures_of_answers, make_eval_step
@@ -31,6 +31,7 @@ from .parameters_of_run import read_fixed
 from .planning import with_plan
 from .runtime import set_up
 from .samples import check_prompts, continue_prompts, reads_apart, writes
+from .stages import Growth, with_stage
 from .state import TrainState, abstract_state, abstract_trained, model_params, num_bytes, restore_state, save_state
 from .step import make_train_step
 from .suitability import check_labels, check_suits
@@ -43,7 +44,7 @@ class Result(NamedTuple):
     Attributes:
         step: updates made.
         signum: the signal that ended it early, or 0.
-        num_traces: how often JAX traced the train step; once for each size of a batch.
+        num_traces: how often JAX traced the train step; once for each size of a batch or a window.
         validation: figures of the last evaluation, empty if it was ended early.
     """
 
@@ -118,11 +119,13 @@ def _train(
     """The loop itself: step, record, evaluate, save; then the last figures and a few samples."""
     t, step = config.train, int(state.step)
     traces: list[None] = []
-    ramp = DataConfig.of(config.data).ramp
+    growth = Growth.of(config)
+    configs = {stage: with_stage(config, stage, mesh) for stage in growth.stages}
     train_steps = {
-        size: make_train_step(with_batch_size(config, size, mesh), mesh, on_trace=lambda: traces.append(None))
-        for size in ramp.sizes
+        stage: make_train_step(of_stage, mesh, on_trace=lambda: traces.append(None))
+        for stage, of_stage in configs.items()
     }
+    flops = {stage: row_work(of_stage)[1] for stage, of_stage in configs.items()}
     eval_step = make_eval_step(config, mesh)
     rows = functools.partial(local_rows, mesh)
     batches = make_batches(config.data, corpus=corpus, seed=config.seed, start=step, rows=rows)
@@ -141,10 +144,10 @@ def _train(
             waited = time.perf_counter()
             batch = next(batches)
             waited = time.perf_counter() - waited
-            size = ramp.size(step)
-            state, metrics = train_steps[size](state, shard_batch(batch, mesh))
+            stage = growth.at(step)
+            state, metrics = train_steps[stage](state, shard_batch(batch, mesh))
             step += 1
-            recorder.count_step(rows=size, data_wait=waited)
+            recorder.count_step(rows=stage.rows, flops_per_row=flops[stage], data_wait=waited)
             in_flight.append(metrics["loss"])
             if len(in_flight) > 2:  # the host may run two steps ahead, no further
                 in_flight.popleft().block_until_ready()
@@ -187,14 +190,13 @@ def _chosen(config: Any, mesh: Mesh, state: TrainState, best: Best, checkpoints:
 
 
 def _recorder(config: Any, mesh: Mesh, workdir: epath.Path, start: int, writes: bool) -> Recorder:
-    tokens, flops = row_work(config)
+    tokens, _ = row_work(config)
     chip = chip_of(jax.devices()[0].device_kind)
     return Recorder(
         workdir,
         start=start,
         num_steps=config.train.steps,
         tokens_per_row=tokens,
-        flops_per_row=flops,
         peak=peak_of(config, chip) * mesh.size if chip and chip.platform != "cpu" else None,
         writes=writes,
         chooses_best=bool(config.train.best),
@@ -230,6 +232,11 @@ def _describe(config: Any, mesh: Mesh, corpus: Corpus, order: TrainingRows, star
     options = ", ".join(f"{name}={value}" for name, value in choice.options.items() if value)
     lines.append(f"Attention: {choice.kind}" + (f" ({options})" if options else ""))
     lines.append("Epochs: " + ", ".join(f"{n:.2f} of {part}" for n, part in zip(epochs, parts, strict=True)))
+    if config.model.window_ramp:
+        windows: dict[int, int] = {}
+        for stage, step in Growth.of(config).stages.items():
+            windows.setdefault(stage.window, step)
+        lines.append("Window: " + ", ".join(f"{window or 'all'} from step {step}" for window, step in windows.items()))
     if mesh.shape["stage"] > 1:
         schedule = schedule_of(config, mesh)
         lines.append(

@@ -34,7 +34,6 @@ class Recorder:
         start: the step that training continues from; what was recorded after it is dropped, to be recorded again.
         num_steps: steps of the whole run, for the progress bar.
         tokens_per_row: tokens in a row of a batch, padding included.
-        flops_per_row: floating-point operations that a step takes for each row of its batch.
         peak: FLOP/s of all devices together, None if not known.
         writes: whether this process writes files and shows the bar; one of them does.
         chooses_best: whether the run ends with an evaluation of its best checkpoint, besides that of the last step.
@@ -47,13 +46,12 @@ class Recorder:
         start: int,
         num_steps: int,
         tokens_per_row: int,
-        flops_per_row: float,
         peak: float | None,
         writes: bool,
         chooses_best: bool = False,
     ):
         self._path = workdir / "metrics.jsonl"
-        self._tokens, self._flops, self._peak = tokens_per_row, flops_per_row, peak
+        self._tokens, self._peak = tokens_per_row, peak
         self._pending: deque[tuple[int, dict[str, Array], dict[str, float]]] = deque()
         self._lines: list[str] = []
         self._writer = None
@@ -70,25 +68,27 @@ class Recorder:
             self._lines = [line for line in lines if _stays(json.loads(line), start, last)]
             replace_file(self._path, "".join(self._lines).encode())
             self._writer = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
-        self._compiled: set[int] = set()
+        self._compiled: set[tuple[int, float]] = set()
         self.restart_clock()
 
     def restart_clock(self) -> None:
         """Begins a new interval, leaving out what went before it, such as a compilation."""
         self._since, self._steps, self._rows, self._data_wait, self._stall = time.perf_counter(), 0, 0, 0.0, 0.0
+        self._flops = 0.0
 
-    def count_step(self, *, rows: int, data_wait: float) -> None:
-        """Notes a step, the rows of its batch and the seconds that it waited for it.
+    def count_step(self, *, rows: int, flops_per_row: float, data_wait: float) -> None:
+        """Notes a step, the rows of its batch, the operations of each, and the seconds that it waited for it.
 
         The first of each size, which compiles, is left out with all before it.
         """
         self._bar.update()
-        if rows not in self._compiled:
-            self._compiled.add(rows)
+        if (rows, flops_per_row) not in self._compiled:
+            self._compiled.add((rows, flops_per_row))
             self.restart_clock()
             return
         self._steps += 1
         self._rows += rows
+        self._flops += rows * flops_per_row
         self._data_wait += data_wait
 
     @contextlib.contextmanager
@@ -117,7 +117,7 @@ class Recorder:
             timing["data_wait"] = self._data_wait / self._steps
             timing["checkpoint_stall"] = self._stall
             if self._peak:
-                timing["mfu"] = self._flops * self._rows / seconds / self._peak
+                timing["mfu"] = self._flops / seconds / self._peak
         self.restart_clock()
         self.flush()
         self._pending.append((step, metrics, timing))

@@ -40,7 +40,7 @@ MATRICES = {
     r"layers/attention/w_(q|kv)_up$": Matrix((1,), (2, 3)),
     r"layers/w_[xh]$": Matrix((1,), (2, 3)),  # of an LSTM: to its gates
     r"^(pooler|classifier|head_transform|patches)/w$": Matrix((0,), (1,)),
-    r"^embedding$": Matrix((0,), (1,)),
+    r"^(value_)?embedding$": Matrix((0,), (1,)),
     r"^head$": Matrix((1,), (0,)),
 }
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from data import DataConfig, make_task
 from model.choice import parse_choice
-from model.config import ARCHITECTURES, CLASSIFIERS
+from model.choices import CHOICES
 
 from .distill import teacher_config
 from .objective import objective_name
@@ -46,7 +46,7 @@ def check_labels(config: Any, labels: Sequence[str] | None) -> None:
                 "'tags,metrics=accuracy'"
             ) from error
     classifier = config.model.classifier
-    kind = parse_choice("config.model.classifier", classifier, CLASSIFIERS)
+    kind = parse_choice("config.model.classifier", classifier, CHOICES["classifier"])
     if kind.classes != len(labels):
         raise ValueError(
             f"config.model.classifier={classifier!r} has {kind.classes} classes, but config.data.source="
@@ -64,7 +64,7 @@ def check_suits(config: Any) -> None:
     data, model = DataConfig.of(config.data), config.model
     task = make_task(data)
     task.check(data, None)
-    architecture = parse_choice("config.model.architecture", model.architecture, ARCHITECTURES).kind
+    architecture = parse_choice("config.model.architecture", model.architecture, CHOICES["architecture"]).kind
     said = f"config.data.task={config.data.task!r}"
     of_writing = filter(None, getattr(task, "metrics", "").split("/"))  # which a run would come to at its end
     for score in (*task.scores, *of_writing):
@@ -91,7 +91,7 @@ def check_suits(config: Any) -> None:
         kinds, classes = _CLASSIFIERS[objective]
         if objective == "classes" and architecture == "decoder":  # its first token has seen no other
             kinds = ("last", "mean")
-        there = parse_choice("config.model.classifier", model.classifier, CLASSIFIERS)
+        there = parse_choice("config.model.classifier", model.classifier, CHOICES["classifier"])
         if there.kind not in kinds or there.classes != (classes or there.classes):
             raise ValueError(
                 f"{said} needs config.model.classifier='{kinds[0]},classes={classes or 'N'}'"
@@ -103,6 +103,7 @@ def check_suits(config: Any) -> None:
     if reads_both_ways(config):
         for key, value, legal in (
             ("model.window", model.window, (0,)),
+            ("model.window_ramp", model.window_ramp, ("",)),
             ("model.block", model.block, ("pre", "post", "output", "both", "parallel")),
             ("model.position", model.position.partition(",")[0], ("rope", "learned", "sinusoidal", "none")),
             ("mesh.context", config.mesh.context, (1,)),
@@ -143,12 +144,12 @@ def _check_teacher(config: Any, task: Any) -> None:
             f"{said} learns probabilities of classes or tokens, and config.data.task={config.data.task!r} has none; "
             "use objective='auto'"
         )
-    architecture = parse_choice("config.model.architecture", theirs.model.architecture, ARCHITECTURES).kind
+    architecture = parse_choice("config.model.architecture", theirs.model.architecture, CHOICES["architecture"]).kind
     if architecture not in task.architectures:
         raise ValueError(f"{said}: the teacher has config.model.architecture={architecture!r}, which cannot do {kind}")
     _check_reach(theirs, max(config.data.seq_len, getattr(task, "source_length", 0)), "the teacher")
     ours = [
-        parse_choice("config.model.classifier", model.classifier, CLASSIFIERS).options.get("classes", 0)
+        parse_choice("config.model.classifier", model.classifier, CHOICES["classifier"]).options.get("classes", 0)
         for model in (config.model, theirs.model)
     ]
     if objective_name(config) in ("classes", "tags") and ours[0] != ours[1]:

@@ -14,13 +14,13 @@ import optax
 from jax import Array
 
 from model import Choice, parse_choice
-from model.config import INITS
+from model.choices import CHOICES
 
 from .parameters import matrix_of, parameter_name
 from .trainable import ADAPTERS, BESIDE
 
 # Their inputs do not grow with the width; or, of the head, the factor of the logits does what a rate would.
-_ENDS = ("embedding", "patches", "head")
+_ENDS = ("embedding", "value_embedding", "patches", "head")
 
 
 def scale_by_width(config: Any) -> optax.GradientTransformation:
@@ -71,4 +71,4 @@ def is_mup(config: Any) -> bool:
 
 
 def _init(config: Any) -> Choice:
-    return parse_choice("config.model.init", config.model.init, INITS)
+    return parse_choice("config.model.init", config.model.init, CHOICES["init"])

@@ -56,7 +56,7 @@ class Leaf:
     @property
     def is_matrix_of_layers(self) -> bool:
         """Whether matmuls of the layers read it."""
-        return self.in_layers and not any(part in self.name for part in ("norm", "/b_", "router"))
+        return self.in_layers and not any(part in self.name for part in ("norm", "/b_", "router", "value_mix"))
 
 
 @dataclasses.dataclass(frozen=True)

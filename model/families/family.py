@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from ..config import CHOICES
+from ..choices import CHOICES
 
 Config = dict[str, Any]
 
@@ -33,6 +33,7 @@ NEUTRAL: Config = {
     "window": 0,
     "layer_pattern": "",
     "latent_attention": "",
+    "value_mix": "",
     "num_experts": 0,
     "experts_per_token": 2,
     "d_expert": 0,

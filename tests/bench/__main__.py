@@ -1,6 +1,7 @@
 """All benchmarks but that of tokens per second, which needs the machine's own devices: see `make bench`."""
 
 from tests.bench import (
+    ablations,
     baselines,
     collectives,
     compiler_options,
@@ -31,4 +32,5 @@ if __name__ == "__main__":
     precision.main()
     optimizers.main()
     mup.main()
+    ablations.main()
     loader.main()
