@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from configs import base, tiny
+from configs import tiny
 from data import Corpus, make_batches, prepare
 from data.command_line import flatten
 from model import count_params
@@ -54,9 +54,8 @@ PARTS: dict[str, tuple[str, dict[str, Any]]] = {
     "soft_cap": ("soft cap of the logits", {"model.logit_soft_cap": 15.0}),
     "window_ramp": ("window that grows", {"model.window_ramp": "doubling,start=32,steps={growing}"}),
     "untied_head": ("head of its own", {"model.tie_embeddings": False}),
+    "zero_outputs": ("layers that begin as the identity", {"model.init": "standard,std=0.05,zero_outputs=1"}),
 }
-if "model.init" in flatten(base.get_config()):
-    PARTS["zero_init"] = ("projections begin at zero", {"model.init": "standard,zero_outputs=1"})
 PARTS["together"] = (
     "all together",
     {key: value for _, changes in PARTS.values() for key, value in changes.items()}
