@@ -25,7 +25,7 @@ from train.parameters import matrix_of, parameter_name
 
 BOTH = "first_layer+embedding,tables=2"
 SHAPES: dict[str, dict[str, Any]] = {
-    "first layer": {"value_mix": "first_layer", "bias": "qkv"},
+    "first layer": {"value_mix": "first_layer", "bias": "qkv", "block": "output"},
     "embedding": {"value_mix": "embedding,tables=2", "block": "output"},
     "both": {"value_mix": BOTH, "num_kv_heads": 2, "num_layers": 3, "qk_norm": "head"},
 }
