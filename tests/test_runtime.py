@@ -1,6 +1,7 @@
 """Settings of the process, each seen in a process of its own."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,3 +47,24 @@ def test_freed_memory_is_kept_for_the_next_step():
     kept = "from train.runtime import _keep_freed_memory; _keep_freed_memory()"
     assert page_faults(kept) < 10
     assert page_faults("import train") > 10
+
+
+def test_programs_of_the_cache_are_counted(tmp_path: Path):
+    program = """
+import sys, jax
+from train.runtime import Stopwatch, set_up
+set_up(sys.argv[1])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+watch = Stopwatch()
+jax.jit(lambda x: x + 1)(1).block_until_ready()
+print(watch.said())
+"""
+    said = []
+    for _ in range(2):
+        command = [sys.executable, "-c", program, str(tmp_path)]
+        said.append(subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip())
+    assert [re.sub(r"^\d+\.\d s; ", "", line) for line in said] == [
+        "0 of 1 programs from the compilation cache",
+        "1 of 1 programs from the compilation cache",
+    ]

@@ -29,7 +29,7 @@ from .interrupt import Interrupt
 from .metrics import Recorder
 from .parameters_of_run import read_fixed
 from .planning import with_plan
-from .runtime import set_up
+from .runtime import Stopwatch, set_up
 from .samples import check_prompts, continue_prompts, reads_apart, writes
 from .stages import Growth, with_stage
 from .state import TrainState, abstract_state, abstract_trained, model_params, num_bytes, restore_state, save_state
@@ -74,6 +74,7 @@ def fit(config: Any, workdir: str | os.PathLike[str]) -> Result:
     Example:
         fit(get_config(), "runs/tiny").validation["bits_per_byte"]
     """
+    watch = Stopwatch()
     config = adopt(config)
     set_up(config.compile_cache)
     start(config.distributed)
@@ -105,7 +106,7 @@ def fit(config: Any, workdir: str | os.PathLike[str]) -> Result:
         else:
             state = first_state(config, mesh, workdir=workdir, log=_log)
         with _recorder(config, mesh, workdir, first, is_process_0) as recorder:
-            result = _train(config, mesh, state, corpus, checkpoints, recorder)
+            result = _train(config, mesh, state, corpus, checkpoints, recorder, watch)
     finally:
         checkpoints.close()
     if result.signum:
@@ -114,7 +115,13 @@ def fit(config: Any, workdir: str | os.PathLike[str]) -> Result:
 
 
 def _train(
-    config: Any, mesh: Mesh, state: TrainState, corpus: Corpus, checkpoints: Checkpoints, recorder: Recorder
+    config: Any,
+    mesh: Mesh,
+    state: TrainState,
+    corpus: Corpus,
+    checkpoints: Checkpoints,
+    recorder: Recorder,
+    watch: Stopwatch,
 ) -> Result:
     """The loop itself: step, record, evaluate, save; then the last figures and a few samples."""
     t, step = config.train, int(state.step)
@@ -148,6 +155,9 @@ def _train(
             state, metrics = train_steps[stage](state, shard_batch(batch, mesh))
             step += 1
             recorder.count_step(rows=stage.rows, flops_per_row=flops[stage], data_wait=waited)
+            if not in_flight:
+                metrics["loss"].block_until_ready()
+                _log(f"First step after {watch.said()}")
             in_flight.append(metrics["loss"])
             if len(in_flight) > 2:  # the host may run two steps ahead, no further
                 in_flight.popleft().block_until_ready()
