@@ -3,6 +3,7 @@
 from tests.bench import (
     ablations,
     baselines,
+    checkpoints,
     collectives,
     compiler_options,
     distillation,
@@ -34,3 +35,4 @@ if __name__ == "__main__":
     mup.main()
     ablations.main()
     loader.main()
+    checkpoints.main()
