@@ -22,6 +22,8 @@ from train.words import GIB, axes_in_words
 # A minute of CPU time first, half an hour last; of two that take as long, as `PODS` has them.
 FIRST = ("gpt2_124m_v5e_8", "bert_large_v5e_8", "gpt2_1b5_v5e_8", "llama3_8b_v5p_64", "t5_11b_v5p_64")
 FIRST += ("mixtral_8x7b_v5p_64", "llama3_8b_v5e_64", "llama3_70b_v5p_512", "llama3_8b_v6e_256")
+# Of a step: what its bounds are made of, and the two.
+SECONDS = ("compute", "attention", "experts", "ici", "dcn", "overlapped", "serial")
 
 
 def row_of(name: str, pod: Pod, reading: Reading, key: str) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def row_of(name: str, pod: Pod, reading: Reading, key: str) -> dict[str, Any]:
             {"kind": kind, "axes": list(along), "tensors": total.tensors, "bytes": total.bytes}
             for (kind, along), total in reading.totals.items()
         ],
-        "seconds": {name: getattr(reading, f"{name}_s") for name in ("compute", "ici", "dcn", "overlapped", "serial")},
+        "seconds": {name: getattr(reading, f"{name}_s") for name in SECONDS},
         "mfu": {"overlapped": reading.mfu(reading.overlapped_s), "serial": reading.mfu(reading.serial_s)},
         "has_cycles": reading.has_cycles,
         "tokens": reading.tokens,
@@ -93,12 +95,12 @@ def markdown(rows: dict[str, dict[str, Any]]) -> str:
         "# The pod configs, compiled",
         "",
         "The step of each scale file of `configs/`, compiled ahead of time by XLA's compiler for its machine, which",
-        f"was not there. {fitting} of the {len(found)} that were compiled fit, by the compiler's own word; there are "
-        f"{len(PODS)} pods.",
+        f"was not there. {fitting} of {len(found)} fit, by the compiler's own word.",
         "Nothing here is measured: the two bounds of a step's time are estimates, from the cycles that the compiler",
-        "gives its operations (of GPUs it gives none, and the operations are counted on paper), attention's kernels on",
-        "paper, and the bytes of the collectives over all links of a device (`train/compiled.py`). Bytes are of one",
-        "device in one step, of an all-gather what it makes and of the rest what it is given.",
+        "gives its operations (of GPUs it gives none, and the operations are counted on paper), the kernels of",
+        "attention and experts on paper, and the bytes of the collectives over all links of a device",
+        "(`train/compiled.py`). Bytes are of one device in one step, of an all-gather what it makes and of the rest",
+        "what it is given.",
         "",
         "| config | machine | mesh | GiB on paper | needed of available | fits | GB moved by kind | step s, "
         "overlapped / serial | MFU bound | binds | compiled in |",
@@ -116,6 +118,11 @@ def markdown(rows: dict[str, dict[str, Any]]) -> str:
     before = [name for name, row in found if row["options"] != options_of(PODS[name])]
     if before:
         lines += ["", f"Compiled with fewer options than `parallel/compiler_options.py` has now: {', '.join(before)}."]
+    before = [
+        name for name, row in found if "experts" not in row.get("seconds", ()) and config_of(name).model.num_experts
+    ]
+    if before:
+        lines += ["", f"Compiled before a kernel made the gradients of experts' matrices: {', '.join(before)}."]
     return "\n".join(lines) + "\n"
 
 
