@@ -107,8 +107,8 @@ def main(names: Sequence[str] = ()) -> None:
         now, on_record = ratio(raced), [row for row in rows if (row["shape"], row["machine"]) == here]
         if not on_record:
             raise SystemExit(
-                f"{PATH.relative_to(ROOT)} has no record of {here[1]}, where our share of PyTorch's tokens per second is "
-                f"{now:.2f}; make one with python -m tests.bench.throughput small"
+                f"{PATH.relative_to(ROOT)} has no record of {here[1]}, where our share of PyTorch's tokens per second "
+                f"is {now:.2f}; make one with python -m tests.bench.throughput small"
             )
         committed = ratio(on_record)
         print(f"Palmette's share of PyTorch's tokens per second: {now:.2f}, and {committed:.2f} on record")
