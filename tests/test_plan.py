@@ -77,9 +77,10 @@ def test_the_bounds_in_literal_numbers():
     assert bound.model_flops == operations
     assert bound.compute == pytest.approx(operations / 197e12)
     assert (bound.network, bound.waiting, bound.binds) == (0, 0, "compute")
-    assert bound.overlapped == bound.serial == bound.compute
-    assert bound.mfu == pytest.approx(1.0)
-    assert bound.tokens_per_second == pytest.approx(64 * 1024 / bound.compute)
+    assert bound.alone == pytest.approx((2 * 12 + 4) * (8 * (layer + 2 * 1024) + 32_000 * 1024 + 1024) / 819e9)
+    assert bound.overlapped == bound.serial == bound.compute + bound.alone
+    assert bound.mfu == pytest.approx(bound.compute / bound.overlapped)
+    assert bound.tokens_per_second == pytest.approx(64 * 1024 / bound.overlapped)
 
 
 def test_remat_takes_time_and_no_part_of_mfu():
@@ -116,7 +117,7 @@ def test_what_a_weight_costs_of_hbms_bandwidth(dtype: str, remat: str, num_bytes
     layout, machine = Layout(**ONE, microbatch_rows=1, remat=remat, attention="splash"), parse_machine("v5e:1x1")
     few = {"data.batch_size": 1, "data.seq_len": 8, "model.dtype": dtype}
     narrow, wide = (
-        estimate_time(workload_of(medium(**few, **{"model.d_mlp": width})), layout, machine, {}).memory * 819e9
+        estimate_time(workload_of(medium(**few, **{"model.d_mlp": width})), layout, machine, {}).hbm * 819e9
         for width in (4096, 8192)
     )
     assert (wide - narrow) / (8 * 3 * 1024 * 4096) == pytest.approx(num_bytes, rel=0.01)

@@ -1,4 +1,4 @@
-"""The small pod configs, compiled for their machines; `tests.bench.pod_table` compiles all of them."""
+"""The smallest pod config, compiled for its machine; `tests.bench.pod_table` compiles all of them."""
 
 import pytest
 
@@ -10,9 +10,9 @@ from train.compile import compile_step
 
 @pytest.mark.tpu
 @pytest.mark.xdist_group("tpu")
-@pytest.mark.parametrize("name", ["gpt2_124m_v5e_8", "bert_large_v5e_8"])
-def test_it_fits_by_the_compilers_word(name: str):
+def test_it_fits_by_the_compilers_word():
     """And needs what docs/pods.md says; another version of the compiler may need a little more or less."""
+    name = "gpt2_124m_v5e_8"
     found = compile_step(config_of(name), parse_machine(PODS[name].topology))
     assert found.memory.fits
     assert not found.messages

@@ -175,7 +175,7 @@ def seconds_on_paper(config: Any, machine: Machine, mesh: Mesh) -> float:
     layout = layout_of(config, mesh, attention=attention_of(config, mesh).kind)
     joined = dataclasses.replace(machine, shape=(machine.num_devices,), num_slices=1)  # the network is not asked for
     time = estimate_time(workload_of(config), layout, machine, links_of(joined, layout.sizes))
-    return max(time.compute, time.memory) / (1 - time.waiting)
+    return max(time.compute, time.memory) / (1 - time.waiting) + time.alone
 
 
 def attention_peak(config: Any, chip: Chip) -> float:

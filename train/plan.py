@@ -131,7 +131,7 @@ def as_json(config: Any, plan: Plan, one: Candidate) -> dict[str, Any]:
         "figures_from": origin(one),
         "compiler": to_json(config, one.reading) if one.reading else None,
         "fullest_at": one.memory.moment,
-        "seconds": {"compute": time.compute, "memory": time.memory, "network": time.network},
+        "seconds": {"compute": time.compute, "memory": time.hbm, "network": time.network},
         "seconds_by_axis": dict(time.by_axis),
         "seconds_overlapped": time.overlapped,
         "seconds_serial": time.serial,

@@ -93,8 +93,9 @@ def with_reading(time: StepTime, reading: Reading, slice_axes: str) -> StepTime:
     return dataclasses.replace(
         time,
         compute=reading.compute_s,
-        memory=min(time.memory, reading.compute_s),  # is in the cycles
-        waiting=0.0,  # so are the ticks in which a stage computes what is dropped
+        memory=min(time.hbm, reading.compute_s),  # is in the cycles
+        alone=0.0,  # so is this
+        waiting=0.0,  # and so are the ticks in which a stage computes what is dropped
     )
 
 

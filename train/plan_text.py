@@ -61,7 +61,7 @@ def why_first(plan: Plan) -> str:
     if not best.fits:
         of = "by the compiler's word" if best.reading else "by an estimate"
         return f"Nothing fits: the first needs {best.memory.total / GIB:.1f} GiB a chip, {of}."
-    others = {"compute": time.compute, "HBM": time.memory, "network": time.network}
+    others = {"compute": time.compute, "HBM": time.hbm, "network": time.network}
     said = ", ".join(f"{name} {seconds:.3g} s" for name, seconds in others.items())
     of = "compiled" if best.reading else "estimated"
     sentence = f"{axes_in_words(best.layout.sizes)} is first because it is bound by {_NAMES[time.binds]} ({of}: {said})"
@@ -69,14 +69,14 @@ def why_first(plan: Plan) -> str:
     if len(plan.candidates) > 1 and plan.candidates[1].fits and origin(plan.candidates[1]) == origin(best):
         second = plan.candidates[1].time
         slower = (second.overlapped + second.serial) / (time.overlapped + time.serial) - 1
-        extra = {name: getattr(second, name) - getattr(time, name) for name in ("compute", "memory", "network")}
+        extra = {name: getattr(second, name) - getattr(time, name) for name in ("compute", "hbm", "network")}
         most = max(extra, key=lambda name: extra[name])
         sentence += f"; the next mesh, {axes_in_words(plan.candidates[1].layout.sizes)}, is {slower:.1%} slower"
         sentence += f" for {_NAMES[most]}, which takes {extra[most]:.3g} s more" if extra[most] > 0 else ""
     return sentence + "."
 
 
-_NAMES = {"compute": "compute", "memory": "HBM bandwidth", "network": "the network"}
+_NAMES = {"compute": "compute", "memory": "HBM bandwidth", "hbm": "HBM bandwidth", "network": "the network"}
 
 
 def parse_quantity(text: str) -> float:

@@ -1,5 +1,6 @@
 """The state that a step takes and returns."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -9,7 +10,7 @@ from flax import struct
 from jax import Array
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from model import Transformer
+from model import Transformer, TransformerConfig
 from parallel import on_mesh, tree_shardings
 from parallel.sharding import Rules
 
@@ -104,15 +105,15 @@ def abstract_state(config: Any, mesh: Mesh | AbstractMesh) -> TrainState:
             `config.train.parameters` does not fit the model's.
     """
     check_names(config, parameter_shapes(config))
-    state = jax.eval_shape(lambda: _init(config, 0))
-    base = jax.eval_shape(lambda: _init_trees(config, 0)[1])
+    trees = _abstract_trees(config)
+    state = jax.eval_shape(functools.partial(_first, config), trees)
     shardings = TrainState(
         step=NamedSharding(mesh, PartitionSpec()),  # pyright: ignore[reportArgumentType]
         params=param_shardings(config, mesh),
         opt_state=_shardings_like_params(
             state.opt_state, state.params, param_shardings(config, mesh, of="moment"), mesh
         ),
-        fixed={"base": tree_shardings(base, mesh, rules_of(config))} if state.fixed else {},
+        fixed={"base": tree_shardings(trees[1], mesh, rules_of(config))} if state.fixed else {},
     )
     state = _abstract(state, shardings)
     teacher = teacher_config(config)
@@ -123,20 +124,19 @@ def abstract_state(config: Any, mesh: Mesh | AbstractMesh) -> TrainState:
 
 def abstract_params(config: Any, mesh: Mesh | AbstractMesh, rules: Rules) -> Any:
     """As `abstract_state`, of all parameters of a config's model."""
-    params = jax.eval_shape(lambda: _init_params(config, 0))
+    params = _abstract_params(config)
     return _abstract(nn.unbox(params), tree_shardings(params, mesh, rules))
 
 
 def abstract_trained(config: Any, mesh: Mesh) -> Any:
     """As `abstract_state`, of the trained parameters of the model alone, as checkpoints hold them."""
-    params = jax.eval_shape(lambda: nn.unbox(_init_trees(config, 0)[0]))
-    params = _abstract(params, param_shardings(config, mesh))
+    params = _abstract(nn.unbox(_abstract_trees(config)[0]), param_shardings(config, mesh))
     return {name: leaf for name, leaf in params.items() if name != BESIDE}
 
 
 def parameter_shapes(config: Any) -> dict[str, tuple[int, ...]]:
     """Names and shapes of all parameters of a config's model."""
-    params = nn.unbox(jax.eval_shape(lambda: _init_params(config, 0)))
+    params = nn.unbox(_abstract_params(config))
     return {parameter_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
 
@@ -152,17 +152,17 @@ def param_shardings(config: Any, mesh: Mesh | AbstractMesh, *, of: str = "") -> 
     Raises:
         ValueError: a parameter's dim is not divisible by the mesh axes it is divided over.
     """
-    return tree_shardings(jax.eval_shape(lambda: _init_trees(config, 0)[0]), mesh, rules_of(config), of=of)
+    return tree_shardings(_abstract_trees(config)[0], mesh, rules_of(config), of=of)
 
 
 def logical_axes(config: Any) -> Any:
     """The logical axis of each dim of the parameters: a tree of specs of the trained ones, and one of the others."""
-    return nn.get_partition_spec(jax.eval_shape(lambda: _init_trees(config, 0)))
+    return nn.get_partition_spec(_abstract_trees(config))
 
 
 def all_axes(config: Any) -> Any:
     """As `logical_axes`, of all parameters of a config's model."""
-    return nn.get_partition_spec(jax.eval_shape(lambda: _init_params(config, 0)))
+    return nn.get_partition_spec(_abstract_params(config))
 
 
 def moment_specs(config: Any, mesh: Mesh) -> dict[str, PartitionSpec]:
@@ -173,7 +173,7 @@ def moment_specs(config: Any, mesh: Mesh) -> dict[str, PartitionSpec]:
 
 def model_shardings(config: Any, mesh: Mesh, *, of: str = "") -> Any:
     """As `param_shardings`, of all parameters of the model."""
-    return tree_shardings(jax.eval_shape(lambda: _init_params(config, 0)), mesh, rules_of(config), of=of)
+    return tree_shardings(_abstract_params(config), mesh, rules_of(config), of=of)
 
 
 def model_params(config: Any, state: TrainState) -> Any:
@@ -202,7 +202,7 @@ def init_state(config: Any, mesh: Mesh, *, seed: int | None = None) -> TrainStat
     abstract = abstract_state(config, mesh)
     abstract.fixed.pop("teacher", None)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    init = jax.jit(lambda seed: _init(config, seed), out_shardings=shardings)
+    init = jax.jit(lambda seed: _first(config, _init_trees(config, seed)), out_shardings=shardings)
     return on_mesh(init, mesh, rules_of(config))(config.seed if seed is None else seed)
 
 
@@ -223,29 +223,51 @@ def with_params(config: Any, mesh: Mesh, state: TrainState, params: Any) -> Trai
 
 def init_base(config: Any, mesh: Mesh) -> Any:
     """The parameters of `init_state` that are not trained."""
-    shardings = tree_shardings(jax.eval_shape(lambda: _init_trees(config, 0)[1]), mesh, rules_of(config))
+    shardings = tree_shardings(_abstract_trees(config)[1], mesh, rules_of(config))
     init = jax.jit(lambda seed: nn.unbox(_init_trees(config, seed)[1]), out_shardings=shardings)
     return on_mesh(init, mesh, rules_of(config))(config.seed)
 
 
-def _init_params(config: Any, seed: int | Array) -> Any:
-    """Parameters of the model, boxed with their logical axes."""
+def _abstract_params(config: Any) -> Any:
+    """The shapes of a config's parameters, boxed."""
+    return _shapes(make_model(config).config)
+
+
+@functools.lru_cache(maxsize=64)
+def _shapes(model: TransformerConfig) -> Any:
+    """Of `_init_params`: kept, as a start asks for them a dozen times."""
+    return jax.eval_shape(lambda: _init_params(model, 0))
+
+
+def _abstract_trees(config: Any) -> tuple[Any, Any]:
+    """The shapes of `_divided`, boxed."""
+    return jax.eval_shape(lambda params: _divided(config, params, 0), _abstract_params(config))
+
+
+def _init_params(model: TransformerConfig, seed: int | Array) -> Any:
+    """Parameters of a model, boxed with their logical axes."""
     # With the plain attention and stack: those for a mesh could not divide one token, and parameters are the same.
-    model = Transformer(make_model(config).config)
-    image = model.config.choice("image")
+    image = model.choice("image")
     shape = (1, image.size, image.size, image.channels) if image.kind else (1, 1)
-    return model.init(jax.random.key(seed), jnp.zeros(shape, jnp.float32 if image.kind else jnp.int32))["params"]
+    inputs = jnp.zeros(shape, jnp.float32 if image.kind else jnp.int32)
+    return Transformer(model).init(jax.random.key(seed), inputs)["params"]
 
 
 def _init_trees(config: Any, seed: int | Array) -> tuple[Any, Any]:
     """What is trained and what is not, boxed."""
+    return _divided(config, _init_params(make_model(config).config, seed), seed)
+
+
+def _divided(config: Any, params: Any, seed: int | Array) -> tuple[Any, Any]:
+    """Of a model's parameters, those that are trained, with what is trained beside them, and those that are not."""
     choice, key = trained_part(config), jax.random.key(seed)
-    trained, base = divide(choice, _init_params(config, seed) | projection_of(config, key))
+    trained, base = divide(choice, params | projection_of(config, key))
     return add_adapters(choice, trained, base, key), base
 
 
-def _init(config: Any, seed: int | Array) -> TrainState:
-    params, base = nn.unbox(_init_trees(config, seed))
+def _first(config: Any, trees: tuple[Any, Any]) -> TrainState:
+    """The state at step 0 of what is trained and what is not."""
+    params, base = nn.unbox(trees)
     opt_state = make_optimizer(config).init(params)
     return TrainState(
         step=jnp.zeros((), jnp.int32), params=params, opt_state=opt_state, fixed={"base": base} if base else {}

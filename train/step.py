@@ -1,5 +1,6 @@
 """The train step: a pure function from (state, batch) to (state, metrics)."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -106,6 +107,7 @@ def make_grad_fn(config: Any, mesh: Mesh, model: Transformer, objective: Objecti
             loss, weight, sums = objective(model.apply, params, batch, keys_B)
         return loss, (weight, sums)
 
+    @functools.partial(jax.jit, inline=True)  # traced once, for its shapes and for the loop
     def grad_fn(trees: Any, microbatch: Any) -> Any:
         result, grads = jax.value_and_grad(loss_fn, has_aux=True)(*trees, *microbatch)
         return result, jax.lax.with_sharding_constraint(grads, specs)

@@ -8,21 +8,30 @@ doi:10.1145/1498765.1498785; for networks Austin et al. 2025, jax-ml.github.io/s
 - network: the collectives of `train.budget`, over the links that their axes have (`parallel.links`).
 
 A pipeline makes all of it longer by the share of the time in which a stage waits. If nothing overlaps with the
-network, its time comes on top: the real step lies between, if kernels reach their peak.
+network, its time comes on top: the real step lies between, if kernels reach their peak. In both cases what HBM does
+while nothing else can be done is added: the update, which waits for the norm of all gradients, and the rearranging of
+what attention exchanges by all-to-all.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from model import attention_flops, forward_flops, recomputed_flops
 from parallel import NO_REDUCE_SCATTER, Link, Machine
 
-from .budget import LOWERINGS, budget_of
+from .budget import LOWERINGS, Row, budget_of
 from .layout import Layout
 from .memory import gradients, kept_bytes
 from .precision import mean_peak
 from .workload import Workload
+
+# Two figures by the cycles of XLA's compiler for TPUs (docs/ranking.md). How often the heads that an all-to-all brings
+# are read and written: they stand before their tokens, a shard has few of them, and the tokens are put back in order.
+# It takes the time of 10 to 47 times, for layers of 8 and 4 heads on v5e and v5p.
+REARRANGED = 16
+# And what a ring of 4 writes and reads of a logit in a pass, in float32: the softmax of a block, and of all so far.
+RING_BYTES = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +40,8 @@ class StepTime:
 
     Attributes:
         compute: of the matmuls.
-        memory: of HBM traffic.
+        memory: of HBM traffic in the passes.
+        alone: of HBM traffic that nothing else goes on beside.
         network: of the collectives.
         by_axis: of it, along each mesh axis.
         waiting: share of the time in which a stage of a pipeline waits.
@@ -42,6 +52,7 @@ class StepTime:
 
     compute: float
     memory: float
+    alone: float
     network: float
     by_axis: Mapping[str, float]
     waiting: float
@@ -51,18 +62,23 @@ class StepTime:
 
     @property
     def overlapped(self) -> float:
-        """If all three overlap."""
-        return max(self.compute, self.memory, self.network) / (1 - self.waiting)
+        """If the three overlap."""
+        return max(self.compute, self.memory, self.network) / (1 - self.waiting) + self.alone
 
     @property
     def serial(self) -> float:
         """If the network is waited for."""
-        return (max(self.compute, self.memory) + self.network) / (1 - self.waiting)
+        return (max(self.compute, self.memory) + self.network) / (1 - self.waiting) + self.alone
+
+    @property
+    def hbm(self) -> float:
+        """Of all HBM traffic."""
+        return self.memory + self.alone
 
     @property
     def binds(self) -> str:
         """Which of the three takes longest."""
-        times = {"compute": self.compute, "memory": self.memory, "network": self.network}
+        times = {"compute": self.compute, "memory": self.hbm, "network": self.network}
         return max(times, key=lambda name: times[name])
 
     @property
@@ -92,10 +108,12 @@ def estimate_time(workload: Workload, layout: Layout, machine: Machine, links: M
     """
     chip, lengths = machine.chip, {"encoder_length": workload.encoder_length, "logits": workload.has_logits}
     peak = mean_peak(chip, workload.model, workload.length, **lengths)  # what is done beside is taken to be as fast
-    by_axis = _network(workload, layout, machine, links)
+    moved = budget_of(workload, layout, machine.chip.platform if machine.chip.platform in LOWERINGS else "cpu")
+    by_axis = _network(moved, machine, links)
     return StepTime(
         compute=_operations(workload, layout, machine) / layout.num_devices / peak,
         memory=_traffic(workload, layout) / chip.hbm_bandwidth,
+        alone=_alone(workload, layout, moved) / chip.hbm_bandwidth,
         network=sum(by_axis.values()),
         by_axis=by_axis,
         waiting=_waiting(workload, layout),
@@ -138,40 +156,28 @@ def _waiting(workload: Workload, layout: Layout) -> float:
     return waits / (layout.chunks * layout.microbatches(workload) + waits)
 
 
-def _network(workload: Workload, layout: Layout, machine: Machine, links: Mapping[str, Link]) -> dict[str, float]:
+def _network(moved: Sequence[Row], machine: Machine, links: Mapping[str, Link]) -> dict[str, float]:
     """Seconds along each mesh axis, one after the other."""
-    platform = machine.chip.platform if machine.chip.platform in LOWERINGS else "cpu"
     reduce_scatters = machine.chip.name not in NO_REDUCE_SCATTER
     seconds: dict[str, float] = {}
-    for row in budget_of(workload, layout, platform):
+    for row in moved:
         one = links[row.axis].seconds(row.kind, row.total.bytes, reduce_scatters=reduce_scatters)
         seconds[row.axis] = seconds.get(row.axis, 0.0) + one
     return seconds
 
 
-def _traffic(workload: Workload, layout: Layout) -> float:
-    """Bytes between a chip and its HBM in a step; what fusion can avoid is not counted.
+def _alone(workload: Workload, layout: Layout, moved: Sequence[Row]) -> float:
+    """Bytes between a chip and its HBM while nothing else goes on.
 
     - update: parameters, moments and gradients are read, parameters and moments written;
-    - weights: cast once where the compute dtype is another, and read by the forward pass, the backward one and its
-      recomputation in each microbatch; their gradients are written, and with several microbatches read and written
-      again;
-    - activations: what is kept is written and read, and of each layer's inputs and outputs, 4 D + 2 (N + 2 K) H +
-      2 (gates) F numbers a token, as much is written and read in each pass;
+    - rearranging: the heads that an all-to-all exchanges are read and written `REARRANGED` times;
     - an attention that is no kernel writes and reads its logits and probabilities, in the backward pass with their
-      gradients;
-    - logits are written, and read by the softmax and by the two matmuls of their gradient.
+      gradients.
     """
-    m, a, M, sizes = workload.model, workload.itemsize, layout.microbatches(workload), layout.sizes
-    held = workload.shard_bytes("params", sizes) + workload.shard_bytes("moments", sizes, "moment")
-    grads = gradients(workload, sizes)
-    update = 2 * held + grads
+    m, a, M = workload.model, workload.itemsize, layout.microbatches(workload)
     passes = 2 if layout.remat == "none" else 3
-    matrices = workload.shard_bytes("matrices", sizes) * a
-    weights = (3 * matrices if a < 4 else 0) + passes * M * matrices * layout.fsdp
-    weights += grads * (1 if M == 1 else 3 * M)
-    activations = 2 * kept_bytes(workload, layout) * M / layout.stage
-    activations += (passes + 1) * M * _numbers_of_layers(workload, layout) * a
+    held = workload.shard_bytes("params", layout.sizes) + workload.shard_bytes("moments", layout.sizes, "moment")
+    exchanged = sum(row.total.bytes for row in moved if (row.kind, row.axis) == ("all-to-all", "context"))
     pairs = 0.0
     if layout.writes_logits:
         counted = attention_flops(
@@ -179,11 +185,33 @@ def _traffic(workload: Workload, layout: Layout) -> float:
         )
         latent = m.choice("latent_attention")
         each = 2 * (m.size_of_head + latent.rope + latent.value if latent.kind else 2 * m.size_of_head)
-        pairs = (passes + 1) * M * layout.share_of_rows * counted / each / layout.tensor / layout.stage * 2 * (4 + a)
+        pairs = (passes + 1) * M * layout.share_of_rows * counted / each / layout.tensor / layout.stage
+        pairs *= RING_BYTES if layout.is_ring else 2 * (4 + a)
+    return 2 * held + gradients(workload, layout.sizes) + 2 * REARRANGED * exchanged + pairs
+
+
+def _traffic(workload: Workload, layout: Layout) -> float:
+    """Bytes between a chip and its HBM in the passes of a step; what fusion can avoid is not counted.
+
+    - weights: cast once where the compute dtype is another, and read by the forward pass, the backward one and its
+      recomputation in each microbatch; their gradients are written, and with several microbatches read and written
+      again;
+    - activations: what is kept is written and read, and of each layer's inputs and outputs, 4 D + 2 (N + 2 K) H +
+      2 (gates) F numbers a token, as much is written and read in each pass;
+    - logits are written, and read by the softmax and by the two matmuls of their gradient.
+    """
+    m, a, M, sizes = workload.model, workload.itemsize, layout.microbatches(workload), layout.sizes
+    grads = gradients(workload, sizes)
+    passes = 2 if layout.remat == "none" else 3
+    matrices = workload.shard_bytes("matrices", sizes) * a
+    weights = (3 * matrices if a < 4 else 0) + passes * M * matrices * layout.fsdp
+    weights += grads * (1 if M == 1 else 3 * M)
+    activations = 2 * kept_bytes(workload, layout) * M / layout.stage
+    activations += (passes + 1) * M * _numbers_of_layers(workload, layout) * a
     logits = 0.0
     if workload.has_logits:
         logits = 4 * layout.tokens(workload) * M * m.padded_vocab_size * 4 / layout.tensor / layout.stage
-    return update + weights + activations + pairs + logits
+    return weights + activations + logits
 
 
 def _numbers_of_layers(workload: Workload, layout: Layout) -> float:
