@@ -6,8 +6,8 @@ from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
-if importlib.metadata.version("jaxlib").startswith("0.10."):  # a quarter less to compile; later ones know no such flag
-    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # a third less to compile; later ones know no such flags
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ["NPROC"] = "24"  # threads of XLA: collectives that wait in one each must leave some for the other devices
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # what tests wait for is the compiler of machine code
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "1"  # XLA's warnings are heard, see test_collectives.py

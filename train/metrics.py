@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from typing import Any, Self
 
 import jax
-import tensorboardX
 import tqdm
 from etils import epath
 from jax import Array
@@ -63,6 +62,8 @@ class Recorder:
             mininterval=0.1 if sys.stderr.isatty() else 30.0,  # a log file need not see it move
         )
         if writes:
+            import tensorboardX  # here, as it imports torch wherever that is installed, which takes seconds
+
             lines = _read_lines(self._path)
             last = None if chooses_best else num_steps
             self._lines = [line for line in lines if _stays(json.loads(line), start, last)]
