@@ -47,6 +47,8 @@ def start(config: Any = None) -> None:
 def _join(place: Place, timeout_s: int) -> None:
     # JAX would catch SIGTERM for a purpose of its own; train.interrupt does that.
     jax.config.update("jax_enable_preemption_service", False)
+    # The service would end every process when one dies, before `faults` can say which; so it only answers who lives.
+    jax.config.update("jax_enable_recoverability", True)
     if place.process_id == 0:
         _check_port(place.coordinator)
     began = time.monotonic()

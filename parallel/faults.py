@@ -124,7 +124,7 @@ def _watch_failures() -> None:
 
 
 def on_fault(*status: Any) -> None:
-    """What the service calls when it knows of a fault."""
+    """What JAX calls when process 0, and with it the service, is gone, or when this process was itself taken for dead."""
     if Run.place is None:
         return
     until = time.monotonic() + LINGER
@@ -134,7 +134,7 @@ def on_fault(*status: Any) -> None:
         host, _, port = Run.place.coordinator.rpartition(":")
         try:
             socket.create_connection((host.strip("[]"), int(port)), 2.0).close()
-            print("error: JAX's message above says which process is gone", file=sys.stderr, flush=True)
+            print("error: JAX's message above says why this process ends", file=sys.stderr, flush=True)
         except OSError:
             _say_dead({0})
     _exit(1)
