@@ -30,8 +30,8 @@ def test_the_step_is_compiled_with_those_of_its_platform(monkeypatch: pytest.Mon
 def test_products_are_not_cut_in_pieces_that_wait_for_a_shard_each():
     """Without the option this step's gathered weights go round as collective-permutes."""
     config = base.get_config()
-    config.model.update(num_layers=2, d_model=512, num_heads=4, num_kv_heads=4, d_mlp=2048, dtype="bfloat16")
-    config.data.update(seq_len=1024, batch_size=32)
+    config.model.update(num_layers=1, d_model=512, num_heads=4, num_kv_heads=4, d_mlp=2048, dtype="bfloat16")
+    config.data.update(vocab_size=512, seq_len=256, batch_size=32)
     config.mesh.update(data=1, fsdp=4)
     reading = compile_step(config, parse_machine("v5e:2x2"))
     assert {kind for kind, _ in reading.totals} == {"all-gather", "all-reduce"}
