@@ -124,7 +124,7 @@ def _watch_failures() -> None:
 
 
 def on_fault(*status: Any) -> None:
-    """What JAX calls when process 0, and with it the service, is gone, or when this process was itself taken for dead."""
+    """What JAX calls when process 0, and the service with it, is gone, or when this process was taken for dead."""
     if Run.place is None:
         return
     until = time.monotonic() + LINGER
