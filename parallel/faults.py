@@ -160,9 +160,20 @@ def _leave() -> None:
     _Fault.ending.set()
     ctypes.CDLL(None).signal(int(signal.SIGABRT), None)  # the handler is Python, which ends
     publish_once("failure", f"{Run.place.process_id} none")
+    if Run.place.process_id == 0:
+        _wait_until_alone()
     jax.distributed.shutdown()
     for thread in _Fault.watches:  # a thread within JAX when Python ends would crash it
         thread.join(5.0)
+
+
+def _wait_until_alone() -> None:
+    """The service ends with process 0, and would take the others with it that are not yet gone."""
+    assert Run.place is not None
+    everyone, until = list(range(Run.place.num_processes)), time.monotonic() + Run.timeout_s
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        while len(client().get_live_nodes(everyone)) > 1 and time.monotonic() < until:
+            time.sleep(0.01)
 
 
 def first_line(text: str) -> str:

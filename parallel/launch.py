@@ -114,7 +114,8 @@ def _copy(source: IO[str] | None, target: IO[str], prefix: str, lock: threading.
     assert source is not None
     with source:
         for line in source:
-            if line.startswith("[Gloo] Rank"):  # one for each new group of devices, and nothing to learn from
+            # One for each new group of devices, and nothing to learn from; those of two devices come mixed.
+            if line.startswith("[Gloo] Rank") or "connected peer ranks is" in line:
                 continue
             with lock:
                 target.write(prefix + line if line.endswith("\n") else f"{prefix}{line}\n")
