@@ -58,6 +58,8 @@ run-bench-quick: $(READY)
 
 run-bench: $(READY)
 	$(BIN)/python -m tests.bench.throughput
+	$(BIN)/python -m tests.bench.wall_time
+	$(BIN)/python -m tests.bench.generation
 	JAX_PLATFORMS=cpu XLA_FLAGS=--xla_force_host_platform_device_count=8 $(BIN)/python -m tests.bench
 
 check: lint types test  ## what CI runs: lint, format, types, tests

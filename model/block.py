@@ -13,7 +13,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from .attention import RelativeBias
-from .cache import LayerCache, append
+from .cache import LayerCache
 from .config import TransformerConfig
 from .init import output_init
 from .latent import latent_qkv
@@ -116,19 +116,19 @@ class Attention(nn.Module):
         cache: LayerCache | None,
         memory: Memory | None = None,
         *,
-        number: Array | int = 0,
+        number: Array | int,
     ) -> tuple[Array, LayerCache | None]:
         """Attends over the sequence itself, over the cache once the new keys and values are in it, or over a memory.
 
         Args:
             x_BTD: normalised activations.
             place: positions and segments of queries and keys.
-            cache: what earlier tokens left, or None.
+            cache: what earlier tokens left, of all layers, or None.
             memory: what to attend to instead; its keys and values fill the cache, or come from it.
             number: of the layer, from 0.
 
         Returns:
-            (B, T, D), and the layer's new cache or None.
+            (B, T, D), and the cache with the layer's keys and values, or None.
         """
         c = self.config
         causal = c.is_causal and memory is None
@@ -142,12 +142,9 @@ class Attention(nn.Module):
         if c.value_mix:  # a token's own, so the cache holds them mixed
             v_BSKH = mix_values(self, c, v_BSKH, place.values, number)
         if cache is not None:
-            if memory is None:
-                k_BSKH = append(cache.k_BSKH, k_BSKH, place.cached)
-                v_BSKH = append(cache.v_BSKH, v_BSKH, place.cached)
-            elif memory.x_BSD is None:
-                k_BSKH, v_BSKH = cache
-            cache = LayerCache(k_BSKH, v_BSKH)
+            if memory is None or memory.x_BSD is not None:
+                cache = cache.write(number, k_BSKH, v_BSKH, place.cached if memory is None else 0)
+            k_BSKH, v_BSKH = cache.read(number)
         y_BTNH = self.attention_fn(
             q_BTNH,
             k_BSKH,
@@ -340,7 +337,9 @@ class Block(nn.Module):
         cross_cache = None
         if self.has_memory:
             cross = Attention(c, self.attention_fn, name="cross_attention")
-            x_BTD, cross_cache = add(x_BTD, "cross_attention", lambda y: cross(y, place, caches[1], memory), 2)
+            x_BTD, cross_cache = add(
+                x_BTD, "cross_attention", lambda y: cross(y, place, caches[1], memory, number=number), 2
+            )
         if c.block == "parallel":
             x_BTD, sums = add(into_BTD, "mlp", mlp, 1, onto=x_BTD)
         else:

@@ -15,17 +15,28 @@ from .lstm import LSTMState
 
 
 class LayerCache(NamedTuple):
-    """Keys and values of one layer; with a leading layer dim, of all."""
+    """Keys and values of all layers, head by head as attention reads them."""
 
-    k_BSKH: Array
-    v_BSKH: Array
+    k_LBKSH: Array
+    v_LBKSH: Array
+
+    def read(self, number: Array | int) -> tuple[Array, Array]:
+        """Keys and values of a layer, (B, S, K, H) each."""
+        k_BKSH, v_BKSH = (jax.lax.dynamic_index_in_dim(x, number, keepdims=False) for x in self)
+        return k_BKSH.swapaxes(1, 2), v_BKSH.swapaxes(1, 2)
+
+    def write(self, number: Array | int, k_BTKH: Array, v_BTKH: Array, length: Array | int) -> "LayerCache":
+        """With more of a layer, in its slots from `length` on."""
+        new = (k_BTKH.swapaxes(1, 2)[None], v_BTKH.swapaxes(1, 2)[None])
+        at = (number, 0, 0, length, 0)
+        return LayerCache(*(jax.lax.dynamic_update_slice(x, y, at) for x, y in zip(self, new, strict=True)))
 
 
 class KVCache(struct.PyTreeNode):
     """Keys and values of the tokens seen so far; slots are filled in order of arrival, the same for all rows.
 
     Attributes:
-        layers: keys and values (L, B, S, K, H), in the compute dtype; or an LSTM's state.
+        layers: keys and values, in the compute dtype; or an LSTM's state (L, B, D).
         positions_BS: position of each slot's token.
         segment_ids_BS: document of each slot's token; 0 marks an empty slot or padding.
         length: scalar, the number of slots in use.
@@ -50,7 +61,7 @@ def init_cache(config: TransformerConfig, batch_size: int, num_slots: int, *, me
     """
     latent = config.choice("latent_attention")
     sizes = (config.size_of_head + latent.rope, latent.value) if latent.kind else (config.size_of_head,) * 2
-    shape = (config.num_layers, batch_size, num_slots, config.num_kv_heads)
+    shape = (config.num_layers, batch_size, config.num_kv_heads, num_slots)
     layers = LayerCache(*(jnp.zeros((*shape, size), config.compute_dtype) for size in sizes))
     if config.block == "lstm":
         shape = (config.num_layers, batch_size, config.d_model)
@@ -65,5 +76,5 @@ def init_cache(config: TransformerConfig, batch_size: int, num_slots: int, *, me
 
 
 def append(old: Array, new: Array, length: Array | int) -> Array:
-    """Writes (B, T, ...) into the slots (B, S, ...) from `length` on."""
+    """Writes (B, T) into the slots (B, S) from `length` on."""
     return jax.lax.dynamic_update_slice_in_dim(old, new, length, axis=1)

@@ -76,13 +76,17 @@ class LSTMBlock(nn.Module):
         gates_BT4D = jnp.einsum("BTD,DGE->BTGE", x_BTD, w_x) + bias_4D
         gates_BT4D = nn.with_logical_constraint(gates_BT4D, ("batch", None, None, "mlp"))
         zeros = jnp.zeros((x_BTD.shape[0], D))
-        state = caches[0] or LSTMState(zeros.astype(c.compute_dtype), zeros)
+        kept, state = caches[0], LSTMState(zeros.astype(c.compute_dtype), zeros)
+        if kept is not None:
+            state = LSTMState(*(of_all[number] for of_all in kept))
         is_token_BT = place.q_segment_ids_BT != 0
         begins_BT = is_token_BT & (place.positions_BT == 0)
         y_BTD, state = lstm(gates_BT4D, w_h, state, begins_BT=begins_BT, is_token_BT=is_token_BT)
         y_BTD = nn.with_logical_constraint(y_BTD, ("batch", "residual_length", "act_embed"))
         keys_BT = None if dropout_keys_BT is None else fold_in(dropout_keys_BT, 0)
-        return dropout(y_BTD, c.dropout, keys_BT), (state if caches[0] else None, None), {}
+        if kept is not None:
+            kept = LSTMState(*(of_all.at[number].set(own) for of_all, own in zip(kept, state, strict=True)))
+        return dropout(y_BTD, c.dropout, keys_BT), (kept, None), {}
 
 
 def _forget_bias(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:

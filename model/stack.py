@@ -37,7 +37,7 @@ def scan_layers(
     Args:
         layer_fns: one layer of each kind; if L is no multiple of P, the layers left over follow the loop.
         params: parameters, each leaf (L, ...).
-        x: the activations that pass from layer to layer.
+        x: what passes from layer to layer: the activations, and a cache if there is one.
         per_layer: further inputs, each leaf (L, ...).
         name: of the parameters; not used.
         remat: what the backward pass computes again, as `model.remat` reads it: "none" keeps every activation, "full"

@@ -214,21 +214,17 @@ class Transformer(nn.Module):
                 cached=cache.length,
             )
             caches = (cache.layers, None if cache.memory is None else cache.memory.layers)
-        filled: list[Any] = []
         for first, last in itertools.pairwise(sorted({0, c.num_dense_layers, c.num_layers})):
-            of_stack = jax.tree.map(lambda leaf, first=first, last=last: leaf[first:last], caches)
-            x_BTD, of_stack, place = self._stack(c, prefix, first, last, x_BTD, place, memory, of_stack, keys_BT)
-            filled.append(of_stack)
+            x_BTD, caches, place = self._stack(c, prefix, first, last, x_BTD, place, memory, caches, keys_BT)
         if cache is None:
             return x_BTD, None
-        layers, memory_layers = jax.tree.map(lambda *parts: jnp.concatenate(parts), *filled)
         kept = cache.memory
         if kept is not None and memory is not None:
             kept = kept.replace(
-                layers=memory_layers, positions_BS=memory.positions_BS, segment_ids_BS=memory.segment_ids_BS
+                layers=caches[1], positions_BS=memory.positions_BS, segment_ids_BS=memory.segment_ids_BS
             )
         return x_BTD, cache.replace(
-            layers=layers,
+            layers=caches[0],
             positions_BS=place.kv_order_BS,
             segment_ids_BS=place.kv_segment_ids_BS,
             length=cache.length + x_BTD.shape[1],
@@ -254,22 +250,26 @@ class Transformer(nn.Module):
         has_experts = bool(c.num_experts) and first >= c.num_dense_layers
         name = f"{prefix}layers" if last > c.num_dense_layers else f"{prefix}dense_layers"
 
-        def layer(window: int, params: Any, x_BTD: Array, per_layer: Any) -> Any:
-            caches, number = per_layer
+        def layer(window: int, params: Any, x: Any, number: Array) -> Any:
+            x_BTD, caches = (x, (None, None)) if isinstance(x, Array) else x
             keys = None if keys_BT is None else fold_in(keys_BT, 1 + number)  # 0 is the embedding
             block = self._block(c, window, has_experts, memory)
-            x_BTD, *more = block.apply(
+            done: Any = block.apply(
                 {"params": params}, x_BTD, place, number=number, caches=caches, memory=memory, dropout_keys_BT=keys
-            )  # pyright: ignore[reportAssignmentType]
-            return x_BTD, tuple(more)
+            )
+            x_BTD, caches, sums = done
+            return x_BTD if isinstance(x, Array) else (x_BTD, caches), sums
 
         init = functools.partial(self._init_layers, c, last - first, has_experts, memory is not None)
         windows = c.window_of_layers[first:last][: max(1, len(c.layer_pattern))]
         layer_fns = tuple(functools.partial(layer, window) for window in windows)
-        per_layer, params = (caches, jnp.arange(first, last)), self.param(name, init)
+        params = self.param(name, init)
         if first == 0 and "first_layer" in c.choice("value_mix").kind:
             place = place._replace(values=place.values._replace(first_BTKH=first_values(c, params, x_BTD)))
-        x_BTD, (caches, sums) = self.stack_fn(layer_fns, params, x_BTD, per_layer, name)
+        # A cache goes from layer to layer, so that each writes its own tokens into it, and none of it is copied.
+        x = x_BTD if caches[0] is None else (x_BTD, caches)
+        x, sums = self.stack_fn(layer_fns, params, x, jnp.arange(first, last), name)
+        x_BTD, caches = (x, caches) if isinstance(x, Array) else x
         if not self.is_initializing():
             for key, sums_L in sums.items():
                 self.sow("aux", key, jnp.sum(sums_L), init_fn=lambda: jnp.zeros(()), reduce_fn=jnp.add)

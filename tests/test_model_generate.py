@@ -98,7 +98,7 @@ def test_a_sequence_fed_to_the_cache_in_pieces_has_the_logits_of_the_whole(varia
 def test_the_cache_is_empty_and_in_the_compute_dtype():
     config = dataclasses.replace(build("window")[0].config, dtype="bfloat16")
     cache = init_cache(config, 3, 10)
-    assert [x.shape for x in cache.layers] == [(2, 3, 10, 2, 4)] * 2
+    assert [x.shape for x in cache.layers] == [(2, 3, 2, 10, 4)] * 2
     assert [x.dtype for x in cache.layers] == [jnp.bfloat16] * 2
     np.testing.assert_array_equal(cache.segment_ids_BS, np.zeros((3, 10)))
 

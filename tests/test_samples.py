@@ -226,9 +226,9 @@ def test_each_device_holds_its_share_of_the_cache(config: ConfigDict):
     rules, keys_B = rules_of(config), row_keys(jax.random.key(0), 4)
     state = on_mesh(begin, mesh, rules)(make_model(config), params, prompt_BP, lengths_B, keys_B, room=16, **how)
     for _ in range(2):
-        keys = state.cache.layers.k_BSKH
-        assert keys.shape == (2, 4, 48, 2, 8)  # layers, rows, 32 + 16 tokens, heads
-        assert {shard.data.shape for shard in keys.addressable_shards} == {(2, 2, 48, 1, 8)}
+        keys = state.cache.layers.k_LBKSH
+        assert keys.shape == (2, 4, 2, 48, 8)  # layers, rows, heads, 32 + 16 tokens
+        assert {shard.data.shape for shard in keys.addressable_shards} == {(2, 2, 1, 48, 8)}
         before = keys
         state = on_mesh(advance, mesh, rules)(make_model(config), params, state, 9, **how)
         assert before.is_deleted()  # its memory was taken over

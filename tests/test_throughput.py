@@ -1,15 +1,13 @@
 """What the race of tests/bench/throughput.py makes of its figures."""
 
-import sys
-
 import pytest
 
 from tests.bench.peers.turns import Worker, take_turns
 from tests.bench.throughput import COMPILED, OURS, check_losses, check_ratio, ratio
 
-ECHO = """
-from tests.bench.peers.turns import serve
-serve(lambda steps: 0.5 * steps, {"device": "none"})
+COUNTS = """
+from tests.bench.peers.turns import Peer, serve
+serve(lambda by: Peer(lambda steps: by * steps, lambda: by / 2), {"device": "none"})
 """
 
 
@@ -31,13 +29,15 @@ def test_who_computes_something_else_is_not_compared():
 
 
 def test_workers_take_turns():
-    command = [sys.executable, "-c", ECHO]
-    with Worker(command) as one, Worker(command) as other:
-        assert one.about["losses"] == [0.5, 4.5]
+    program = ["-c", COUNTS]
+    with Worker(program, by=0.5) as one, Worker(program, by=3) as other:
+        assert (one.about["losses"], other.about["losses"]) == ([0.5, 4.5], [3, 27])
+        assert one.about["device"] == "none"
         seconds = take_turns({"one": one, "other": other}, steps=2, rounds=3)
+        assert (one.valid(), other.valid()) == (0.25, 1.5)
     assert [len(found) for found in seconds.values()] == [3, 3]
 
 
 def test_a_worker_that_fails_says_so():
     with pytest.raises(RuntimeError, match="ended with status 3"):
-        Worker([sys.executable, "-c", "raise SystemExit(3)"])
+        Worker(["-c", "raise SystemExit(3)"])

@@ -94,16 +94,15 @@ def cut_objective(model: Transformer, objective: Objective, params: Any, *, unro
         return stack_call(shared, rows)[2]
 
     def layers(piece: Any, numbers: Array, x: Array, rows: Any) -> Any:
-        layer_fns, _, _, (caches, _), _ = stack_call(params, rows)
+        layer_fns, *_ = stack_call(params, rows)
         stack_fn = loop_layers if unrolled else model.stack_fn
-        numbers = numbers + model.config.num_dense_layers
-        x, (_, sums) = stack_fn(layer_fns, piece, x, (caches, numbers))
+        x, sums = stack_fn(layer_fns, piece, x, numbers + model.config.num_dense_layers)
         sums = {name: jnp.sum(value) for name, value in sums.items()}
         return x, (sums.get("aux_loss", jnp.zeros(())), sums)
 
     def leave(shared: Any, x: Array, rows: Any) -> Any:
         def skip(*arguments: Any) -> Any:
-            return (x, ((None, None), {}))
+            return x, {}
 
         loss, weight, sums = run(skip, shared, rows)
         return loss, (weight, sums)

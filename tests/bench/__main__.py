@@ -1,4 +1,4 @@
-"""All benchmarks but that of tokens per second, which needs the machine's own devices: see `make bench`."""
+"""All benchmarks but those beside peers, which need the machine's own devices: see `make bench`."""
 
 from tests.bench import (
     ablations,
@@ -16,6 +16,7 @@ from tests.bench import (
     precision,
     quality,
     ranking,
+    scaling,
     tasks,
 )
 
@@ -34,5 +35,6 @@ if __name__ == "__main__":
     optimizers.main()
     mup.main()
     ablations.main()
+    scaling.main()
     loader.main()
     checkpoints.main()

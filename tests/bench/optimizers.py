@@ -69,7 +69,8 @@ Each rate was tuned over runs of {length} updates: three rates a factor of two a
 best is at an end, at most {most}. At the best one, shorter runs follow ({shorter} updates) as long as the target is
 reached, or a longer one ({longer}) if it is not, each with a whole schedule of its own: 30 updates of warmup and linear
 to zero, or constant for schedule-free. Between two lengths the loss is taken to be linear in the logarithm of the
-updates. Muon's rate is that of the hidden matrices, 0.004 that of the rest. Weight decay is 0.1, for Lion 1, and none
+updates. Muon's rate is that of the hidden matrices; of the rest it is 0.016, the best of 0.002, 0.004, 0.008, 0.016 and
+0.032 at the best of the former. Weight decay is 0.1, for Lion 1, and none
 where it is a part of the gradient. `kept` are the numbers in the state for each parameter.
 
 """
@@ -106,7 +107,7 @@ class Setting(NamedTuple):
 
 SETTINGS = {
     "adamw": Setting("adamw", 4e-3),
-    "muon": Setting("muon,learning_rate={}", 2e-2, learning_rate=4e-3),
+    "muon": Setting("muon,learning_rate={}", 2e-2, learning_rate=1.6e-2),
     "soap": Setting("soap", 4e-3),
     "lion": Setting("lion", 4e-4, weight_decay=1.0),
     "lamb": Setting("lamb,b2=0.95", 1.6e-2),

@@ -1,4 +1,4 @@
-"""Tokens per second of a training step, beside the same model in PyTorch, in one run on one machine.
+"""Tokens per second of a training step, beside the same model in PyTorch and others, in one run on one machine.
 
     python -m tests.bench.throughput [small 124m ...]
     python -m tests.bench.throughput --quick
@@ -15,44 +15,47 @@ import platform
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from parallel import has_accelerator
-from tests.bench.peers.shapes import SHAPES, Shape
+from tests.bench.peers.shapes import SHAPES
 from tests.bench.peers.turns import Worker, take_turns
 from tests.bench.results import ROOT, save
 
 OURS, EAGER, COMPILED = "Palmette", "PyTorch", "PyTorch, torch.compile"
+LINEN, TRAINER = "Flax Linen", "transformers, Trainer"
 PATH = ROOT / "tests" / "bench" / "results" / "throughput.json"
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "transformers")
 STEPS = 5
 # Largest relative difference between two implementations' losses, in float32 and in bfloat16.
 SAME = {"float32": 1e-4, "bfloat16": 1e-2}
 
 
-def commands(shape: Shape, weights: Path) -> dict[str, list[str]]:
-    """Of the workers, ours first, which writes the parameters."""
-    given = [json.dumps(shape), str(weights)]
-    module = [sys.executable, "-m", "tests.bench.peers.ours"]
-    torch = [sys.executable, "-m", "tests.bench.peers.torch_gpt"]
-    return {OURS: [*module, *given], COMPILED: [*torch, *given, "compile"], EAGER: [*torch, *given]}
+# Module of tests/bench/peers, and what else it is given. Ours comes first, and writes the parameters.
+PEERS: dict[str, tuple[str, dict[str, Any]]] = {
+    OURS: ("ours", {}),
+    COMPILED: ("torch_gpt", {"compiled": True}),
+    EAGER: ("torch_gpt", {}),
+    LINEN: ("linen_gpt", {}),
+    TRAINER: ("hf_trainer", {}),
+}
+ONLY_GPT2 = (LINEN, TRAINER)
 
 
-def race(name: str, rounds: int = 5, who: Sequence[str] = (OURS, COMPILED, EAGER)) -> list[dict[str, Any]]:
-    """A row for each who takes part.
+def race(name: str, rounds: int = 5, who: Iterable[str] = PEERS) -> list[dict[str, Any]]:
+    """A row for each who takes part; of `who`, those that have the model.
 
     Raises:
         ValueError: their losses differ, so they do not do the same.
     """
     shape = SHAPES[name]
+    who = [one for one in who if shape.style == "gpt2" or one not in ONLY_GPT2]
     with ExitStack() as stack:
         weights = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "weights.npz"
-        found = commands(shape, weights)
-        # One after the other, so that each has the machine to itself while it compiles.
-        workers = {one: stack.enter_context(Worker(found[one])) for one in who}
+        workers = start_workers(stack, who, shape=shape, weights=str(weights))
         check_losses({one: worker.about["losses"] for one, worker in workers.items()}, SAME[shape.dtype])
         seconds = take_turns(workers, STEPS, rounds)
         return [
@@ -69,6 +72,23 @@ def race(name: str, rounds: int = 5, who: Sequence[str] = (OURS, COMPILED, EAGER
             }
             for one, each in seconds.items()
         ]
+
+
+def start_workers(stack: ExitStack, who: Iterable[str], *, seed: int = 0, **given: Any) -> dict[str, Worker]:
+    """Starts those who take part, one after the other, so that each has the machine to itself while it compiles.
+
+    Args:
+        stack: that ends them.
+        who: of `PEERS`.
+        seed: of the first parameters.
+        given: to all of them.
+    """
+    found: dict[str, Worker] = {}
+    for one, (module, more) in PEERS.items():
+        if one in who:
+            own = more | ({"seed": seed} if one == OURS else {})
+            found[one] = stack.enter_context(Worker(["-m", f"tests.bench.peers.{module}"], **given, **own))
+    return found
 
 
 def check_losses(losses: dict[str, list[float]], tolerance: float) -> None:
@@ -127,7 +147,8 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         "The same model, parameters, batch, precision, optimizer and clipping, in turns on the same machine; medians",
         f"of {len(rows[0]['seconds'])} rounds of {STEPS} steps. Losses after ten steps are equal to four digits in",
         "float32 and two in bfloat16, or nothing is written. PyTorch has scaled dot-product attention and the fused",
-        "AdamW.",
+        "AdamW; Flax Linen its own layers and attention, as in its example of a language model; the Trainer of",
+        "`transformers` its own GPT-2, which is not compiled. They are in `tests/bench/peers/`.",
         "",
         "| model | machine | | ms a step | tokens/s | Palmette's share | first step s | loss |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",

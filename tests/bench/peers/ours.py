@@ -1,14 +1,12 @@
-"""Palmette's step of a shape, as a worker: python -m tests.bench.peers.ours SHAPE [WEIGHTS.npz [CHANGES]]
+"""Palmette's step of a shape, as a worker (tests/bench/peers/turns.py).
 
-All that a step of a run has is there: segment ids, positions, weights, metrics, clipping. With a path it writes the
-first parameters there, for the others to start from; CHANGES are fields of the config as JSON.
+All that a step of a run has is there: segment ids, positions, weights, metrics, clipping.
 """
 
-import json
 import os
 import platform
-import sys
-from collections.abc import Callable
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,9 @@ from flax.traverse_util import flatten_dict
 from configs import base
 from parallel import make_mesh, shard_batch
 from tests.bench.peers import shapes
-from tests.bench.peers.shapes import Shape
-from tests.bench.peers.turns import serve
+from tests.bench.peers.shapes import Shape, Texts
+from tests.bench.peers.turns import Peer, serve
+from train.evaluation import make_eval_step
 from train.runtime import set_up
 from train.state import init_state
 from train.step import make_train_step
@@ -44,11 +43,10 @@ def config_of(shape: Shape) -> Any:
     return config
 
 
-def batch_of(shape: Shape) -> dict[str, np.ndarray]:
-    """A batch as the loader makes it."""
-    inputs, targets = shapes.batch(shape)
+def batch_of(inputs: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
+    """A batch as the loader makes it, of ids (rows, length)."""
     ones = np.ones_like(inputs)
-    positions = np.broadcast_to(np.arange(shape.length, dtype=np.int32), inputs.shape)
+    positions = np.broadcast_to(np.arange(inputs.shape[1], dtype=np.int32), inputs.shape)
     weights = np.ones(inputs.shape, np.float32)
     return {"inputs": inputs, "targets": targets, "weights": weights, "positions": positions, "segment_ids": ones}
 
@@ -62,38 +60,45 @@ def processor() -> str:
     return named[0] if named else platform.processor()
 
 
-def start(shape: Shape, weights: str = "", changes: dict[str, Any] | None = None) -> Callable[[int], float]:
-    """Prepares to train; the function makes so many steps and returns the last one's loss.
+def start(
+    shape: Sequence[Any], *, weights: str = "", texts: str = "", changes: dict[str, Any] | None = None, seed: int = 0
+) -> Peer:
+    """Prepares to train.
 
     Args:
-        shape: of the model.
-        weights: a file for the first parameters; "" is none.
+        shape: of the model, the fields of a `Shape`.
+        weights: a file to write the first parameters to, for the others to start from; "" is none.
+        texts: a file of `Texts`; "" is random tokens.
         changes: fields of the config.
+        seed: of the first parameters.
     """
+    shape = Shape(*shape)
     config: Any = config_of(shape)
     config.update_from_flattened_dict(changes or {})
     mesh = make_mesh(config.mesh, devices=jax.devices()[:1])
-    state = init_state(config, mesh)
+    state = init_state(config, mesh, seed=seed)
     if weights:
         np.savez(weights, **{name: np.asarray(leaf) for name, leaf in flatten_dict(state.params, sep="/").items()})
-    data, step = shard_batch(batch_of(shape), mesh), make_train_step(config, mesh)
+    read = Texts.read(shape, texts)
+    data = [shard_batch(batch_of(*pair), mesh) for pair in zip(read.inputs, read.targets, strict=True)]
+    held = [shard_batch(batch_of(*pair), mesh) for pair in zip(read.valid_inputs, read.valid_targets, strict=True)]
+    step, eval_step, count = make_train_step(config, mesh), make_eval_step(config, mesh), 0
 
     def run(steps: int) -> float:
-        nonlocal state
+        nonlocal state, count
         metrics: Any = {}
         for _ in range(steps):
-            state, metrics = step(state, data)
+            state, metrics = step(state, data[count % len(data)])
+            count += 1
         return float(metrics["loss"])
 
-    return run
+    def valid() -> float:
+        sums = [eval_step(state.params, batch)[0] for batch in held]
+        return statistics.fmean(float(one["nll"] / one["weight"]) for one in sums)
 
-
-def main(argv: list[str]) -> None:
-    """The worker."""
-    set_up("")
-    changes = json.loads(argv[2]) if len(argv) > 2 else {}
-    serve(start(Shape.read(argv[0]), *argv[1:2], changes=changes), {"device": processor(), "cores": os.cpu_count()})
+    return Peer(run, valid)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    set_up("")
+    serve(start, {"device": processor(), "cores": os.cpu_count()})

@@ -1,6 +1,5 @@
-"""The models that are raced: the same numbers for all who take part."""
+"""The models that are raced, and what they read: the same numbers for all who take part."""
 
-import json
 from typing import NamedTuple
 
 import numpy as np
@@ -40,11 +39,6 @@ class Shape(NamedTuple):
         """Of a step."""
         return self.rows * self.length
 
-    @classmethod
-    def read(cls, text: str) -> "Shape":
-        """From the JSON of `json.dumps(shape)`."""
-        return cls(*json.loads(text))
-
 
 def gpt2(layers: int, width: int, heads: int, length: int, rows: int, vocab: int, dtype: str = "float32") -> Shape:
     """A GPT-2 of some size."""
@@ -61,7 +55,25 @@ SHAPES = {
 LEARNING_RATE, BETAS, EPS, DECAY, CLIP = 1e-3, (0.9, 0.95), 1e-8, 0.1, 1.0
 
 
-def batch(shape: Shape) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and targets (rows, length): random tokens, the same at every step, so a model learns them by heart."""
-    tokens = np.random.default_rng(0).integers(0, shape.vocab, (shape.rows, shape.length + 1), dtype=np.int32)
-    return tokens[:, :-1], tokens[:, 1:]
+class Texts(NamedTuple):
+    """What is read; each array has the shape (batches, rows, length).
+
+    Attributes:
+        inputs: token ids to train on; after the last batch the first comes again.
+        targets: the ids that follow.
+        valid_inputs: to validate on.
+        valid_targets: the ids that follow.
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    valid_inputs: np.ndarray
+    valid_targets: np.ndarray
+
+    @classmethod
+    def read(cls, shape: Shape, path: str) -> "Texts":
+        """Those in a file; without a path one batch of random tokens for all, which a model learns by heart."""
+        if path:
+            return cls(**np.load(path))
+        tokens = np.random.default_rng(0).integers(0, shape.vocab, (1, shape.rows, shape.length + 1), dtype=np.int32)
+        return cls(*2 * (tokens[..., :-1], tokens[..., 1:]))

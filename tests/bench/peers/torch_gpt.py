@@ -1,13 +1,11 @@
-"""A decoder in PyTorch as its documentation would have it written, as a worker.
+"""A decoder in PyTorch as its documentation would have it written, as a worker (tests/bench/peers/turns.py).
 
-    python -m tests.bench.peers.torch_gpt SHAPE WEIGHTS.npz [compile]
-
-Scaled dot-product attention, autocast to bfloat16 where the shape asks for it, the fused AdamW; with "compile" the
-model and its loss go through torch.compile. It starts from Palmette's parameters, so both must have the same losses.
+Scaled dot-product attention, autocast to bfloat16 where the shape asks for it, the fused AdamW; if asked, the model and
+its loss go through torch.compile. It starts from Palmette's parameters, so both must have the same losses.
 """
 
-import sys
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +14,8 @@ from torch import nn  # pyright: ignore[reportMissingImports]
 from torch.nn import functional  # pyright: ignore[reportMissingImports]
 
 from tests.bench.peers import shapes
-from tests.bench.peers.shapes import Shape
-from tests.bench.peers.turns import serve
+from tests.bench.peers.shapes import Shape, Texts
+from tests.bench.peers.turns import Peer, serve
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -120,14 +118,15 @@ def load(model: Decoder, path: str) -> None:
     model.load_state_dict(found)
 
 
-def start(shape: Shape, weights: str, *, compiled: bool = False) -> Callable[[int], float]:
+def start(shape: Sequence[Any], *, weights: str, texts: str = "", compiled: bool = False) -> Peer:
     """As `tests.bench.peers.ours.start`, from the parameters in a file."""
+    shape = Shape(*shape)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_float32_matmul_precision("highest" if device == "cpu" else "high")
     model = Decoder(shape)
     load(model, weights)
     model.to(device)
-    inputs, targets = (torch.from_numpy(np.ascontiguousarray(array)).long().to(device) for array in shapes.batch(shape))
+    inputs, targets, *held = (torch.from_numpy(array.copy()).long().to(device) for array in Texts.read(shape, texts))
     decayed = {id(p) for p in model.layers.parameters() if p.ndim > 1}
     if not shape.tied:
         decayed.add(id(model.head.weight))
@@ -138,24 +137,30 @@ def start(shape: Shape, weights: str, *, compiled: bool = False) -> Callable[[in
     optimizer = torch.optim.AdamW(groups, lr=shapes.LEARNING_RATE, betas=shapes.BETAS, eps=shapes.EPS, fused=True)
     loss_of: Any = torch.compile(model) if compiled else model
 
+    count = 0
+
+    def loss_on(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device, torch.bfloat16, enabled=shape.dtype == "bfloat16"):
+            return loss_of(inputs, targets)
+
     def run(steps: int) -> float:
+        nonlocal count
         loss: Any = None
         for _ in range(steps):
-            with torch.autocast(device, torch.bfloat16, enabled=shape.dtype == "bfloat16"):
-                loss = loss_of(inputs, targets)
+            loss = loss_on(inputs[count % len(inputs)], targets[count % len(inputs)])
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), shapes.CLIP)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            count += 1
         return float(loss.detach())
 
-    return run
+    @torch.no_grad()
+    def valid() -> float:
+        return statistics.fmean(float(loss_on(*pair)) for pair in zip(*held, strict=True))
 
-
-def main(argv: list[str]) -> None:
-    """The worker."""
-    serve(start(Shape.read(argv[0]), argv[1], compiled="compile" in argv[2:]))
+    return Peer(run, valid)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    serve(start)

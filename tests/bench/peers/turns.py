@@ -1,7 +1,8 @@
 """Processes that take turns at the same work, so that what disturbs the machine disturbs all of them.
 
-A worker prepares, says so in a line of JSON, and then waits for lines "steps 10", each of which it answers with the
-seconds that it took. The others are idle meanwhile.
+A worker is a process whose only argument is the JSON of what its `start` takes. It prepares, says so in a line of JSON,
+and then waits for lines: "steps 10" it answers with the seconds that they took, "valid" with the loss on the texts to
+validate on. The others are idle meanwhile.
 """
 
 import json
@@ -10,27 +11,44 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 ROOT = Path(__file__).parents[3]
 ROUNDS = 5
 
 
-def serve(run: Callable[[int], float], about: Mapping[str, Any] | None = None) -> None:
+class Peer(NamedTuple):
+    """A model in training.
+
+    Attributes:
+        run: makes so many steps and returns the last one's loss.
+        valid: the mean loss on the texts to validate on.
+    """
+
+    run: Callable[[int], float]
+    valid: Callable[[], float]
+
+
+def serve(start: Callable[..., Peer], about: Mapping[str, Any] | None = None) -> None:
     """The worker's side, which ends with its standard input.
 
     Args:
-        run: makes so many steps and returns the last one's loss.
+        start: prepares to train.
         about: what else there is to say first, beside the first step's seconds and the losses of steps 1 and 10.
     """
+    run, valid = start(**json.loads(sys.argv[1]))
     began = time.perf_counter()
     losses = [run(1)]
     first_step_s = time.perf_counter() - began
     losses.append(run(9))
     print(json.dumps({**(about or {}), "first_step_s": first_step_s, "losses": losses}), flush=True)
     for line in sys.stdin:
+        what, *steps = line.split()
+        if what == "valid":
+            print(json.dumps(valid()), flush=True)
+            continue
         began = time.perf_counter()
-        run(int(line.split()[1]))
+        run(int(*steps))
         print(json.dumps(time.perf_counter() - began), flush=True)
 
 
@@ -38,14 +56,15 @@ class Worker:
     """A process that `serve`s.
 
     Args:
-        command: of the process.
+        program: what Python is to run, such as ["-m", a module].
+        given: what its `start` takes.
 
     Attributes:
         about: what it said when it was ready.
     """
 
-    def __init__(self, command: Sequence[str]):
-        self._command = list(command)
+    def __init__(self, program: Sequence[str], **given: Any):
+        self._command = [sys.executable, *program, json.dumps(given)]
         self._process: Any = subprocess.Popen(
             self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
         )
@@ -64,7 +83,14 @@ class Worker:
 
     def seconds(self, steps: int) -> float:
         """Has it do so many steps."""
-        self._process.stdin.write(f"steps {steps}\n")
+        return self._ask(f"steps {steps}")
+
+    def valid(self) -> float:
+        """Has it validate."""
+        return self._ask("valid")
+
+    def _ask(self, what: str) -> float:
+        self._process.stdin.write(f"{what}\n")
         self._process.stdin.flush()
         return self._answer()
 
