@@ -8,7 +8,6 @@ of the tokens. Sums are int32, or float32 of float8; scales are float32.
 Letters: T any dims of tokens, I dims of the input, O dims of the output.
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -22,7 +21,7 @@ PRODUCTS = {"int8": (jnp.int8, jnp.int8), "float8": (jnp.float8_e4m3fn, jnp.floa
 _SCALES = {jnp.int8: f"absmax,{127.5 / 127}"}
 
 
-def contract(x_TI: Array, w_IO: Array, *, num_dims: int = 1, products: str = "") -> Array:
+def contract(x_TI: Array, w_IO: Array, *, num_dims: int = 1, products: str = "", dtype: Any = None) -> Array:
     """The sum over the last dims of x and the first of w.
 
     Args:
@@ -31,42 +30,48 @@ def contract(x_TI: Array, w_IO: Array, *, num_dims: int = 1, products: str = "")
         num_dims: how many are summed over.
         products: "" multiplies in x's dtype; else a key of `PRODUCTS`, whose types are those of the operands here and
             in the backward pass.
+        dtype: of the sums; None is x's.
 
     Returns:
-        (..., O) in x's dtype.
+        (..., O) in `dtype`.
 
     Raises:
         ValueError: `products` needs a library that is not installed.
     """
-    if not products:
-        last_first = tuple(reversed(range(num_dims)))  # the order of `einsum`
-        return jnp.tensordot(x_TI, w_IO, axes=(tuple(x_TI.ndim - num_dims + dim for dim in last_first), last_first))
-    return _contract(x_TI, w_IO, num_dims, products)
+    return _contract(x_TI, w_IO, num_dims, products, dtype or x_TI.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _contract(x_TI: Array, w_IO: Array, num_dims: int, products: str) -> Array:
-    forward, _ = PRODUCTS[products]
+def _sum(x_TI: Array, w_IO: Array, num_dims: int, products: str, dtype: Any) -> Array:
+    forward, _ = PRODUCTS.get(products, (None, None))
     first = x_TI.ndim - num_dims
-    return _dot(x_TI, w_IO, (range(first, x_TI.ndim), range(num_dims)), (forward, forward))
+    return _dot(x_TI, w_IO, (range(first, x_TI.ndim), range(num_dims)), (forward, forward), dtype)
 
 
-def _keep(x_TI: Array, w_IO: Array, num_dims: int, products: str) -> tuple[Array, Any]:
-    return _contract(x_TI, w_IO, num_dims, products), (x_TI, w_IO)
+def _keep(x_TI: Array, w_IO: Array, *given: Any) -> tuple[Array, Any]:
+    return _sum(x_TI, w_IO, *given), (x_TI, w_IO)
 
 
-def _pull_back(num_dims: int, products: str, kept: Any, dy_TO: Array) -> tuple[Array, Array]:
-    (x_TI, w_IO), (forward, backward) = kept, PRODUCTS[products]
-    first = x_TI.ndim - num_dims
-    dx_TI = _dot(dy_TO, w_IO, (range(first, dy_TO.ndim), range(num_dims, w_IO.ndim)), (backward, forward))
-    return dx_TI, _dot(x_TI, dy_TO, (range(first), range(first)), (forward, backward))
+def _pull_back(num_dims: int, products: str, dtype: Any, kept: Any, dy_TO: Array) -> tuple[Array, Array]:
+    (x_TI, w_IO), (forward, backward) = kept, PRODUCTS.get(products, (None, None))
+    first, num_outputs = x_TI.ndim - num_dims, w_IO.ndim - num_dims
+    dx_TI = _dot(dy_TO, w_IO, (range(first, dy_TO.ndim), range(num_dims, w_IO.ndim)), (backward, forward), x_TI.dtype)
+    tokens = (range(first), range(first))
+    if x_TI.size <= dy_TO.size:
+        return dx_TI, _dot(x_TI, dy_TO, tokens, (forward, backward), w_IO.dtype)
+    # On a CPU the first operand of a sum over tokens is copied, transposed: let that be the smaller one.
+    dw_OI = _dot(dy_TO, x_TI, tokens, (backward, forward), w_IO.dtype)
+    return dx_TI, jnp.moveaxis(dw_OI, range(num_outputs), range(-num_outputs, 0))
 
 
+_contract = jax.custom_vjp(_sum, nondiff_argnums=(2, 3, 4))
 _contract.defvjp(_keep, _pull_back)
 
 
-def _dot(a: Array, b: Array, summed: tuple[range, range], types: tuple[Any, Any]) -> Array:
-    """Sums over dims of a and b, both rounded to a type, with a scale for each place in their other dims."""
+def _dot(a: Array, b: Array, summed: tuple[range, range], types: tuple[Any, Any], dtype: Any) -> Array:
+    """Sums over dims of a and b; with types, both rounded to them, with a scale for each place in their other dims."""
+    if types == (None, None):
+        sums = max(a.dtype, b.dtype, jnp.dtype(dtype), key=lambda one: one.itemsize)
+        return jax.lax.dot_general(a, b, (summed, ((), ())), preferred_element_type=sums).astype(dtype)
     qwix = library()
     with jax.numpy_dtype_promotion("standard"):  # the library multiplies sums of one dtype by scales of another
         rounded = (
@@ -79,7 +84,7 @@ def _dot(a: Array, b: Array, summed: tuple[range, range], types: tuple[Any, Any]
             for x, dims, dtype in zip((a, b), summed, types, strict=True)
         )
         y = qwix.dot_general(*rounded, (tuple(map(tuple, summed)), ((), ())))
-    return y.astype(a.dtype)
+    return y.astype(dtype)
 
 
 def library() -> Any:
