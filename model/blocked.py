@@ -188,11 +188,12 @@ def _backward(form: _Form, kept: Any, dout: Array) -> Any:
         dlogits, probs = dlogits.astype(k.dtype), probs.astype(v.dtype)
         dqs.append(_einsum("BKGTS,BKSH->BKGTH", dlogits, k_block).astype(q.dtype))
         # Padded and added: an indexed update of zeros would lose how the heads are divided.
-        around = ((0, 0), (0, 0), (of_keys.start, k.shape[2] - of_keys.stop), (0, 0))
-        dk += jnp.pad(_einsum("BKGTS,BKGTH->BKSH", dlogits, q_block), around)
-        dv += jnp.pad(_einsum("BKGTS,BKGTH->BKSH", probs, dout_block), around)
+        around = ((0, 0), (0, 0), (0, 0), (of_keys.start, k.shape[2] - of_keys.stop))
+        # On a CPU the first operand of a sum over queries is copied, transposed: let that be the smaller one.
+        dk += jnp.pad(_einsum("BKGTH,BKGTS->BKHS", q_block, dlogits), around)
+        dv += jnp.pad(_einsum("BKGTH,BKGTS->BKHS", dout_block, probs), around)
     dq = jnp.concatenate(dqs, axis=3)
-    dk, dv = (jnp.asarray(x).astype(k.dtype) for x in (dk, dv))
+    dk, dv = (jnp.swapaxes(x, 2, 3).astype(k.dtype) for x in (dk, dv))
     return dq, dk, dv, None if table_RN is None else d_table, None
 
 

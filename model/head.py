@@ -34,7 +34,7 @@ class Head:
 
     def logits(self) -> Array:
         """(B, T, V) in float32."""
-        logits_BTV = contract(self.x_BTD, self.table_VD.T, dtype=jnp.float32)
+        logits_BTV = contract(self.x_BTD, self.table_VD, dtype=jnp.float32, transposed=True)
         logits_BTV = soft_cap(logits_BTV * self.scale if self.scale != 1.0 else logits_BTV, self.cap)
         if self.bias_V is not None:
             logits_BTV = logits_BTV + self.bias_V

@@ -8,7 +8,7 @@ of the tokens. Sums are int32, or float32 of float8; scales are float32.
 Letters: T any dims of tokens, I dims of the input, O dims of the output.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,15 @@ PRODUCTS = {"int8": (jnp.int8, jnp.int8), "float8": (jnp.float8_e4m3fn, jnp.floa
 _SCALES = {jnp.int8: f"absmax,{127.5 / 127}"}
 
 
-def contract(x_TI: Array, w_IO: Array, *, num_dims: int = 1, products: str = "", dtype: Any = None) -> Array:
+def contract(
+    x_TI: Array,
+    w_IO: Array,
+    *,
+    num_dims: int = 1,
+    products: str = "",
+    dtype: Any = None,
+    transposed: bool = False,
+) -> Array:
     """The sum over the last dims of x and the first of w.
 
     Args:
@@ -31,6 +39,7 @@ def contract(x_TI: Array, w_IO: Array, *, num_dims: int = 1, products: str = "",
         products: "" multiplies in x's dtype; else a key of `PRODUCTS`, whose types are those of the operands here and
             in the backward pass.
         dtype: of the sums; None is x's.
+        transposed: whether w is (..., I), so that its last dims are summed over.
 
     Returns:
         (..., O) in `dtype`.
@@ -38,32 +47,51 @@ def contract(x_TI: Array, w_IO: Array, *, num_dims: int = 1, products: str = "",
     Raises:
         ValueError: `products` needs a library that is not installed.
     """
-    return _contract(x_TI, w_IO, num_dims, products, dtype or x_TI.dtype)
+    return _contract(x_TI, w_IO, _Form(num_dims, products, jnp.dtype(dtype or x_TI.dtype), transposed))
 
 
-def _sum(x_TI: Array, w_IO: Array, num_dims: int, products: str, dtype: Any) -> Array:
-    forward, _ = PRODUCTS.get(products, (None, None))
-    first = x_TI.ndim - num_dims
-    return _dot(x_TI, w_IO, (range(first, x_TI.ndim), range(num_dims)), (forward, forward), dtype)
+class _Form(NamedTuple):
+    """What `contract` is asked for."""
+
+    num_dims: int
+    products: str
+    dtype: Any
+    transposed: bool
+
+    def dims(self, w: Array) -> tuple[range, range]:
+        """Which dims of w are inputs and which outputs."""
+        dims, border = range(w.ndim), w.ndim - self.num_dims if self.transposed else self.num_dims
+        return (dims[border:], dims[:border]) if self.transposed else (dims[:border], dims[border:])
+
+    def types(self) -> tuple[Any, Any]:
+        """Of activations and weights, and of gradients."""
+        return PRODUCTS.get(self.products, (None, None))
 
 
-def _keep(x_TI: Array, w_IO: Array, *given: Any) -> tuple[Array, Any]:
-    return _sum(x_TI, w_IO, *given), (x_TI, w_IO)
+def _sum(x_TI: Array, w_IO: Array, form: _Form) -> Array:
+    inputs, _ = form.dims(w_IO)
+    forward, _ = form.types()
+    return _dot(x_TI, w_IO, (range(x_TI.ndim)[-form.num_dims :], inputs), (forward, forward), form.dtype)
 
 
-def _pull_back(num_dims: int, products: str, dtype: Any, kept: Any, dy_TO: Array) -> tuple[Array, Array]:
-    (x_TI, w_IO), (forward, backward) = kept, PRODUCTS.get(products, (None, None))
-    first, num_outputs = x_TI.ndim - num_dims, w_IO.ndim - num_dims
-    dx_TI = _dot(dy_TO, w_IO, (range(first, dy_TO.ndim), range(num_dims, w_IO.ndim)), (backward, forward), x_TI.dtype)
-    tokens = (range(first), range(first))
-    if x_TI.size <= dy_TO.size:
-        return dx_TI, _dot(x_TI, dy_TO, tokens, (forward, backward), w_IO.dtype)
+def _keep(x_TI: Array, w_IO: Array, form: _Form) -> tuple[Array, Any]:
+    return _sum(x_TI, w_IO, form), (x_TI, w_IO)
+
+
+def _pull_back(form: _Form, kept: Any, dy_TO: Array) -> tuple[Array, Array]:
+    (x_TI, w_IO), (forward, backward) = kept, form.types()
+    inputs, outputs = form.dims(w_IO)
+    tokens = range(x_TI.ndim - form.num_dims)
+    dx_TI = _dot(dy_TO, w_IO, (range(len(tokens), dy_TO.ndim), outputs), (backward, forward), x_TI.dtype)
     # On a CPU the first operand of a sum over tokens is copied, transposed: let that be the smaller one.
-    dw_OI = _dot(dy_TO, x_TI, tokens, (backward, forward), w_IO.dtype)
-    return dx_TI, jnp.moveaxis(dw_OI, range(num_outputs), range(-num_outputs, 0))
+    if x_TI.size <= dy_TO.size:
+        dw, first = _dot(x_TI, dy_TO, (tokens, tokens), (forward, backward), w_IO.dtype), inputs
+    else:
+        dw, first = _dot(dy_TO, x_TI, (tokens, tokens), (backward, forward), w_IO.dtype), outputs
+    return dx_TI, jnp.moveaxis(dw, range(len(first)), first)
 
 
-_contract = jax.custom_vjp(_sum, nondiff_argnums=(2, 3, 4))
+_contract = jax.custom_vjp(_sum, nondiff_argnums=(2,))
 _contract.defvjp(_keep, _pull_back)
 
 

@@ -61,6 +61,24 @@ def test_forward_and_both_gradients_are_rounded_and_within_the_bound(kind: str):
         assert error.max() > 1e-3
 
 
+@pytest.mark.parametrize("num_outputs", [6, 20])  # fewer and more numbers a token than the input has
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("num_dims", [1, 2])
+def test_gradients_in_full_precision_are_those_of_jax(num_dims: int, *, transposed: bool, num_outputs: int):
+    inputs, outputs = (12,) if num_dims == 1 else (3, 4), (2, num_outputs // 2)
+    draw = np.random.default_rng(0).normal
+    x, w = draw(size=(2, 5, *inputs)), draw(size=outputs + inputs if transposed else inputs + outputs)
+    summed = range(w.ndim)[-num_dims:] if transposed else range(num_dims)
+
+    def loss(way: Any) -> Any:
+        return jax.grad(lambda x, w: jnp.sum(jnp.sin(way(x, w))), (0, 1))(jnp.float32(x), jnp.float32(w))
+
+    found = loss(functools.partial(contract, num_dims=num_dims, transposed=transposed))
+    expected = loss(functools.partial(jnp.tensordot, axes=[list(range(x.ndim)[-num_dims:]), list(summed)]))
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
 def dots(jaxpr: Any) -> Counter[tuple[str, str]]:
     """The dtypes of the operands of all products, in alphabetical order; those within loops and the like once."""
     found: Counter[tuple[str, str]] = Counter()
